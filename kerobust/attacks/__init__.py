@@ -1,0 +1,40 @@
+"""Attacks as Keras layers: an objective to climb, a ball to stay in, a way to climb."""
+
+from kerobust.attacks.attacked import Attacked
+from kerobust.attacks.balls import BALLS, L1Ball, L2Ball, LinfBall, NormBall
+from kerobust.attacks.base import Attack
+from kerobust.attacks.config import AttackConfig
+from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
+from kerobust.attacks.objectives import (
+    CosineDistance,
+    CrossEntropy,
+    FeatureDistance,
+    LogitMargin,
+    Objective,
+    SoftCrossEntropy,
+)
+from kerobust.types import AttackInfo
+
+ATTACKS = {"fgsm": FGSM, "pgd": PGD, "momentum_pgd": MomentumPGD}
+
+__all__ = [
+    "ATTACKS",
+    "BALLS",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AttackConfig",
+    "AttackInfo",
+    "Attacked",
+    "CosineDistance",
+    "CrossEntropy",
+    "FeatureDistance",
+    "L1Ball",
+    "L2Ball",
+    "LinfBall",
+    "LogitMargin",
+    "MomentumPGD",
+    "NormBall",
+    "Objective",
+    "SoftCrossEntropy",
+]

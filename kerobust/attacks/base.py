@@ -1,0 +1,303 @@
+"""What all attacks share: checks, compilation, restarts, promises about the result."""
+
+import warnings
+import weakref
+
+import tensorflow as tf
+
+# The public API can pause one tape, not whatever tapes the caller has open.
+from tensorflow.python.eager import record
+
+from kerobust.attacks import checks
+from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
+from kerobust.attacks.candidates import Candidate
+from kerobust.attacks.objectives import as_objective
+from kerobust.attacks.weak import WeakIdentityCache
+from kerobust.randomness import example_keys, fold_in
+from kerobust.types import AttackInfo
+
+_RETRACES = 6
+
+
+@tf.keras.saving.register_keras_serializable("kerobust")
+class Attack(tf.keras.layers.Layer):
+    """Base: looks for images near the given ones at which an objective is large.
+
+    A layer without weights. For every subclass the result is float32, inside ball and
+    [0, 1], equal to the input bit for bit where epsilon is 0, and cut off from
+    gradients. The victim is called in inference mode, never changed and never owned.
+    With `keys` an example's result depends neither on its batch mates nor their order.
+
+    Call it in eager code, in a `train_step` before the tape, or in a functional model;
+    to save a model with its victim use `Attacked`. It compiles once per victim (by
+    identity), image shape and target structure; a lambda built anew for each call
+    compiles each time.
+
+    Args:
+        epsilon: Radius of the ball, pixel units of images in [0, 1].
+        norm: "linf", "l2" or "l1"; also np.inf, 2, 1, "Linf", "L2".
+        step_size: Length of a step in the norm, pixel units; None = the attack's rule.
+        random_start: Whether the search starts at a random point of the ball.
+        restarts: Number of random starts; without `random_start` one search is made.
+        keep: "last": the last point of each search; "best": the best of all its points
+            (fooled first, then largest value), at the cost of one more forward. None =
+            "last" for one restart, else "best". Restarts compete in the same order.
+        skip_misclassified: Whether examples that fool the victim without attack are
+            returned as they are; for evaluation. Costs one forward.
+        seed: int: without `keys`, row i gets the same noise in every call; None: fresh
+            noise from TensorFlow's global generator.
+        **kwargs: Keras' `name` and `trainable`.
+
+    Call arguments:
+        images: floating [B, H, W, C] in [0, 1].
+        targets: Any nest of tensors with leading B, such as labels int [B]. None = what
+            the victim predicts (one forward), for classification objectives only.
+        victim: `Objective`, or a callable that maps images to logits [B, K], attacked
+            through `CrossEntropy`. A function with Python control flow on tensors needs
+            `tf.function`.
+        epsilon, step_size: Scalar or [B], instead of the constructor's.
+        keys: int32 [B, 2], randomness of each example, see `kerobust.randomness`.
+        return_info: Whether to return `AttackInfo` too; may cost one more forward.
+
+    Returns:
+        float32 [B, H, W, C], or (that, `AttackInfo`).
+
+    Raises:
+        ValueError, TypeError: For arguments out of range.
+    """
+
+    def __init__(
+        self,
+        epsilon: float = 8 / 255,
+        *,
+        norm: str = "linf",
+        step_size: float | None = None,
+        random_start: bool = False,
+        restarts: int = 1,
+        keep: str | None = None,
+        skip_misclassified: bool = False,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(dtype="float32", autocast=False, **kwargs)
+        self.norm = canonical_norm(norm)
+        # How large l2 and l1 balls may be depends on the size of the images.
+        most = 1.0 if self.norm == "linf" else None
+        checks.check_radius("epsilon", epsilon, most, self.norm)
+        checks.check_radius("step_size", step_size)
+        checks.check_count("restarts", restarts)
+        if keep not in (None, "last", "best"):
+            raise ValueError(
+                f'`keep` must be None, "last" or "best". Received: keep={keep}.'
+            )
+        self.epsilon = float(epsilon)
+        self.step_size = None if step_size is None else float(step_size)
+        self.random_start = random_start
+        self.restarts = int(restarts)
+        self.keep = keep or ("last" if restarts == 1 else "best")
+        self.skip_misclassified = skip_misclassified
+        self.seed = seed
+        self._functions = WeakIdentityCache()  # objective -> kind of call -> function
+        self._objectives_seen = 0
+
+    @property
+    def ball(self) -> NormBall:
+        """The norm ball of the attack."""
+        return BALLS[self.norm]
+
+    def __call__(self, images, targets=None, victim=None, **options):
+        if not hasattr(images, "dtype"):
+            images = tf.convert_to_tensor(images)
+        checks.check_images(images)
+        most = self.ball.largest(tf.TensorShape(images.shape[1:]).num_elements())
+        epsilon = options.get("epsilon")
+        epsilon = self.epsilon if epsilon is None else epsilon
+        checks.check_radius("epsilon", epsilon, most, self.norm)
+        checks.check_radius("step_size", options.get("step_size"))
+        # Said explicitly it holds for every layer below; inside `fit`, Keras would lend
+        # the victim's layers the flag of the surrounding call.
+        options["training"] = False
+        return super().__call__(images, targets, victim, **options)
+
+    def call(
+        self,
+        images,
+        targets=None,
+        victim=None,
+        *,
+        epsilon=None,
+        step_size=None,
+        keys=None,
+        return_info=False,
+        training=False,
+    ):
+        objective = as_objective(victim)
+        arguments = self._arguments(images, targets, epsilon, step_size, keys)
+        function = self._function(objective, arguments, return_info)
+        # Tracing needs tapes, running must not meet any: an outer tape would make the
+        # loop store all that its backward pass might need.
+        run = function.get_concrete_function(*arguments)
+        with record.stop_recording():
+            adversarial, info = run(*arguments)
+        adversarial.set_shape(images.shape)
+        return (adversarial, AttackInfo(*info)) if return_info else adversarial
+
+    def get_config(self):
+        config = super().get_config()
+        config.pop("dtype")  # Always float32.
+        names = ("epsilon", "norm", "step_size", "random_start", "restarts", "keep")
+        names += ("skip_misclassified", "seed")
+        return config | {name: getattr(self, name) for name in names}
+
+    def _search(self, images, start, targets, objective, epsilon, step_size, keys):
+        """Returns the `Candidate` that one search from `start` finds.
+
+        Subclasses write this with one `tf.while_loop`; it runs inside a `tf.function`.
+
+        Args:
+            images, start: float32 [B, H, W, C], the clean images and a legal start.
+            targets: Nest of tensors with leading B.
+            objective: `Objective`.
+            epsilon, step_size: float32 [B].
+            keys: int32 [B, 2], keys of this search; the random start was drawn from
+                them as they are, so fold in a word before drawing more.
+        """
+        raise NotImplementedError
+
+    def _default_step_size(self, epsilon):
+        """Returns the step size for epsilon float32 [B] if the caller gave none."""
+        return epsilon
+
+    def _legal(self, images, adversarial, epsilon):
+        """Returns `adversarial` moved into the ball around `images` and into [0, 1]."""
+        change = self.ball.project(adversarial - images, epsilon, -images, 1.0 - images)
+        moved = tf.clip_by_value(images + change, 0.0, 1.0)
+        return tf.where(per_example(epsilon > 0, images), moved, images)
+
+    @tf.autograph.experimental.do_not_convert
+    def _arguments(self, images, targets, epsilon, step_size, keys):
+        """Returns all tensors of a call in the form that one trace can serve."""
+        images = tf.cast(images, tf.float32)
+        rows = tf.shape(images)[0]
+        given = self.epsilon if epsilon is None else epsilon
+        epsilon = _spread("epsilon", given, images)
+        step_size = self.step_size if step_size is None else step_size
+        if step_size is None:
+            step_size = self._default_step_size(epsilon)
+        step_size = _spread("step_size", step_size, images)
+        targets = _tensors(targets)
+        keys = self._draw_keys(rows) if keys is None else tf.cast(keys, tf.int32)
+        for name, value in (("targets", targets), ("keys", keys)):
+            for tensor in tf.nest.flatten(value):
+                checks.check_rows(name, tensor, images)
+        return images, targets, epsilon, step_size, keys
+
+    def _draw_keys(self, rows):
+        if self.seed is not None:
+            return example_keys(self.seed, 0, tf.range(rows))
+        low, high = tf.int32.min, tf.int32.max
+        return tf.random.uniform([rows, 2], low, high, dtype=tf.int32)
+
+    @tf.autograph.experimental.do_not_convert
+    def _function(self, objective, arguments, return_info):
+        """Returns the compiled attack on an objective for calls of this kind."""
+        known = len(self._functions)
+        functions = self._functions.get(objective, dict)
+        if len(self._functions) > known:
+            self._objectives_seen += 1
+            self._warn_of_retracing()
+        signature = tf.nest.map_structure(_any_batch, arguments)
+        key = repr((signature, return_info, self.get_config()))
+        if key not in functions:
+            alive = weakref.ref(objective)
+
+            def run(images, targets, epsilon, step_size, keys):
+                given = (images, targets, epsilon, step_size, keys)
+                return self._run(alive(), return_info, *given)
+
+            functions[key] = tf.function(run, signature, autograph=False)
+        return functions[key]
+
+    def _warn_of_retracing(self):
+        freed = self._objectives_seen - len(self._functions)
+        if freed == _RETRACES - 1:
+            warnings.warn(
+                f"`victim` is object {_RETRACES} that attack {self.name} compiles for, "
+                "and the earlier ones are gone: every call compiles anew. Make the "
+                "lambda, function or Objective once, outside the loop.",
+                stacklevel=2,
+            )
+
+    def _run(self, objective, return_info, images, targets, epsilon, step_size, keys):
+        guess = isinstance(targets, tuple) and not targets
+        outputs = None
+        if guess or self.skip_misclassified:
+            outputs = objective.outputs(images)
+        if guess:
+            targets = objective.predictions(outputs)
+        given = (targets, objective, epsilon, step_size, keys)
+        found = self._best_search(images, *given)
+        found = found._replace(images=self._legal(images, found.images, epsilon))
+        if return_info:
+            found = found.assessed(objective, targets)
+        if self.skip_misclassified:
+            clean = Candidate.after(images, 0).judged(objective, outputs, targets)
+            found = found.unless(clean.fooled, clean)
+        info = ()
+        if return_info:
+            norm = self.ball.norm(found.images - images)
+            info = (found.fooled, found.values, norm, found.steps)
+        return tf.nest.map_structure(tf.stop_gradient, (found.images, info))
+
+    def _best_search(self, images, targets, objective, epsilon, step_size, keys):
+        """Returns the best `Candidate` of all restarts."""
+
+        def search(restart):
+            restart_keys, start = fold_in(keys, restart), images
+            if self.random_start:
+                noise = self.ball.sample(restart_keys, images.shape[1:], epsilon)
+                start = self._legal(images, images + noise, epsilon)
+            given = (targets, objective, epsilon, step_size, restart_keys)
+            return self._search(images, start, *given)
+
+        def step(restart, best):
+            return restart + 1, best.or_better(
+                search(restart).assessed(objective, targets)
+            )
+
+        restarts = self.restarts if self.random_start else 1
+        if restarts == 1:
+            return search(0)
+        return tf.while_loop(
+            lambda restart, _: restart < restarts,
+            step,
+            (0, Candidate.worst(images)),
+            parallel_iterations=1,
+            maximum_iterations=restarts,
+        )[1]
+
+
+def _spread(name, value, images):
+    """Returns a scalar or [B] as float32 [B]."""
+    value = tf.cast(value, tf.float32)
+    if value.shape.rank != 0:
+        checks.check_rows(name, value, images)
+    return tf.broadcast_to(value, tf.shape(images)[:1])
+
+
+def _tensors(targets):
+    """Returns targets as tensors, all integers as int32; () for None."""
+    if targets is None:
+        return ()
+    if isinstance(targets, list) and isinstance(next(iter(targets), None), int):
+        targets = tf.constant(targets)  # Plain labels, not a nest of scalars.
+
+    def plain(value):
+        value = tf.convert_to_tensor(value)
+        return tf.cast(value, tf.int32) if value.dtype.is_integer else value
+
+    return tf.nest.map_structure(plain, targets)
+
+
+def _any_batch(tensor):
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)

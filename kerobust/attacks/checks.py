@@ -1,0 +1,88 @@
+"""What an attack refuses, and the words with which it does."""
+
+import numpy as np
+import tensorflow as tf
+
+_ROUNDING = 1e-4  # How far resized images may leave [0, 1].
+
+
+def check_images(images) -> None:
+    """Raises a `ValueError` unless images are floating [B, H, W, C] in [0, 1].
+
+    Values are checked in eager code only; shape and type everywhere.
+    """
+    dtype, shape = tf.as_dtype(images.dtype), tf.TensorShape(images.shape)
+    if not dtype.is_floating:
+        raise ValueError(
+            "`images` must be floating point in [0, 1]; divide by 255 (as float32) if "
+            f"they are bytes. Received: images of dtype {dtype.name}."
+        )
+    if shape.rank != 4 or not shape[1:].is_fully_defined():
+        raise ValueError(
+            "`images` must have shape [B, H, W, C] with known H, W and C. "
+            f"Received: images of shape {shape}."
+        )
+    values = known(images)
+    if values is None or not values.size:
+        return
+    low, high = float(values.min()), float(values.max())  # NaN if one value is.
+    if np.isnan(low):
+        raise ValueError("`images` must be numbers. Received: images with NaN.")
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        fix = "Divide by 255" if low >= 0 and high <= 255 else "Undo the normalisation"
+        raise ValueError(
+            f"`images` must lie in [0, 1]. {fix}: whatever scaling the network wants "
+            "belongs into the victim, so that epsilon is in pixel units. "
+            f"Received: images in [{low:g}, {high:g}]."
+        )
+
+
+def check_radius(name: str, value, most: float | None = None, norm: str = "") -> None:
+    """Raises a `ValueError` unless a radius or step is known to be in range.
+
+    Args:
+        name: The argument.
+        value: Scalar, [B] or None; symbolic tensors pass.
+        most: Largest norm of a change in [0, 1], None for no limit.
+        norm: Name of the norm.
+    """
+    values = None if value is None else known(value)
+    if values is None or not values.size:
+        return
+    received = f"Received: {name}={values.tolist()}."
+    if values.ndim > 1:
+        raise ValueError(f"`{name}` must be a number or of shape [B]. {received}")
+    if not (np.isfinite(values).all() and values.min() >= 0):
+        raise ValueError(f"`{name}` must be at least 0 and finite. {received}")
+    if most is not None and values.max() > most:
+        raise ValueError(
+            f"`{name}` must be at most {most:g}, the largest {norm} change within "
+            "[0, 1]; it is in the pixel units of images in [0, 1]: did you mean 8/255? "
+            f"{received}"
+        )
+
+
+def check_count(name: str, value) -> None:
+    """Raises a `ValueError` unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(
+            f"`{name}` must be a whole number of at least 1. Received: {name}={value}."
+        )
+
+
+def check_rows(name: str, tensor: tf.Tensor, images: tf.Tensor) -> None:
+    """Raises a `ValueError` unless a tensor is known to lead with the images' B."""
+    rows = images.shape[:1]
+    if tensor.shape.rank == 0 or not rows.is_compatible_with(tensor.shape[:1]):
+        raise ValueError(
+            f"`{name}` must have one row per image. Received: {name} of shape "
+            f"{tensor.shape} for images of shape {images.shape}."
+        )
+
+
+def known(value) -> np.ndarray | None:
+    """Returns a number, array or eager tensor as float64, None for a symbolic one."""
+    if not tf.is_tensor(value):
+        return np.asarray(value, np.float64)
+    eager = tf.executing_eagerly() and hasattr(value, "numpy")
+    return value.numpy().astype(np.float64) if eager else None

@@ -1,0 +1,172 @@
+"""Random changes of images whose draws belong to the example, and resizing.
+
+Every operation takes one key per example (`kerobust.randomness`), so the result depends
+neither on batch mates nor on the order or parallelism of the input pipeline.
+"""
+
+import functools
+import math
+
+import tensorflow as tf
+
+from kerobust.randomness import fold_in, uniform
+
+_TRIES = 10
+
+
+def resize(images, size: tuple[int, int], method: str = "bicubic") -> tf.Tensor:
+    """Returns images of another size, as PIL resizes them.
+
+    Args:
+        images: uint8, or float in [0, 1], [B, H, W, C] or [H, W, C].
+        size: (height, width).
+        method: "bicubic", "bilinear" or another word of `tf.image.resize`.
+
+    Returns:
+        The same type: uint8 rounded, float32 in [0, 1] (bicubic overshoot is clipped).
+
+    References:
+        PIL's `Image.resize` filters over the whole footprint of a target pixel, which
+        is `antialias=True` here. tests/data/parity_test.py holds the differences.
+    """
+    images = tf.convert_to_tensor(images)
+    resized = tf.image.resize(images, size, method, antialias=True)
+    if images.dtype == tf.uint8:
+        return tf.saturate_cast(tf.floor(resized + 0.5), tf.uint8)
+    return tf.clip_by_value(resized, 0.0, 1.0)
+
+
+def square(images, size: int) -> tf.Tensor:
+    """Returns the centre of images whose shorter side was resized to `size`.
+
+    Args:
+        images: As in `resize`; H and W need not be static.
+        size: Side in pixels.
+
+    Returns:
+        [B, size, size, C] or [size, size, C] of the same type.
+    """
+    images = tf.convert_to_tensor(images)
+    shape = tf.shape(images)[-3:-1]
+    shorter = tf.reduce_min(shape)
+    target = shape * size // shorter
+    # Nothing to interpolate: keep the pixels as they are, bit for bit.
+    images = tf.cond(shorter == size, lambda: images, lambda: resize(images, target))
+    # Rounded half to even, as torchvision's `CenterCrop` does.
+    top, left = tf.unstack(tf.cast(tf.round((target - size) / 2), tf.int32))
+    cropped = images[..., top : top + size, left : left + size, :]
+    return tf.ensure_shape(
+        cropped, [*cropped.shape[:-3], size, size, cropped.shape[-1]]
+    )
+
+
+def identity(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Returns the images as they are."""
+    del keys
+    return images
+
+
+def random_flip(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Returns the images, each mirrored left to right with probability 1/2.
+
+    Args:
+        images: [B, H, W, C].
+        keys: int32 [B, 2].
+    """
+    flipped = uniform(fold_in(keys, "flip"), [1, 1, 1]) < 0.5
+    return tf.where(flipped, tf.reverse(images, axis=[2]), images)
+
+
+def random_crop(images: tf.Tensor, keys: tf.Tensor, padding: int) -> tf.Tensor:
+    """Returns the images, each shifted by up to `padding` pixels over black.
+
+    Args:
+        images: [B, H, W, C].
+        keys: int32 [B, 2].
+        padding: Pixels, at least 0.
+    """
+    height, width = images.shape[1:3]
+    border = [padding, padding]
+    padded = tf.pad(images, [[0, 0], border, border, [0, 0]])
+    draws = uniform(fold_in(keys, "crop"), [2], high=2 * padding + 1)
+    offsets = tf.cast(draws, tf.int32)
+    rows = offsets[:, :1] + tf.range(height)
+    columns = offsets[:, 1:] + tf.range(width)
+    cropped = tf.gather(padded, rows, axis=1, batch_dims=1)
+    return tf.gather(cropped, columns, axis=2, batch_dims=1)
+
+
+def random_resized_crop(
+    images: tf.Tensor,
+    keys: tf.Tensor,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tf.Tensor:
+    """Returns a random part of each image, enlarged to the image's size.
+
+    Args:
+        images: float32 [B, H, W, C] in [0, 1].
+        keys: int32 [B, 2].
+        scale: Range of the part's share of the area.
+        ratio: Range of its width / height.
+
+    References:
+        Szegedy et al., 2015, arXiv:1409.4842, section 6, in the form of torchvision's
+        `RandomResizedCrop`: ten tries, then the centre.
+    """
+    size = images.shape[1:3]
+    boxes = _crop_boxes(keys, size, scale, ratio)
+
+    def crop(item):
+        image, (top, left, height, width) = item[0], tf.unstack(item[1])
+        part = image[top : top + height, left : left + width]
+        return resize(part, size)
+
+    spec = tf.TensorSpec(images.shape[1:], images.dtype)
+    return tf.map_fn(crop, (images, boxes), fn_output_signature=spec)
+
+
+def _crop_boxes(keys, size, scale, ratio) -> tf.Tensor:
+    """Returns int32 [B, 4]: top, left, height, width of a part of each image."""
+    rows, columns = size
+    keys = fold_in(keys, "resized_crop")
+    share = uniform(fold_in(keys, 1), [_TRIES], *scale)
+    aspect = tf.exp(uniform(fold_in(keys, 2), [_TRIES], *map(math.log, ratio)))
+    area = share * float(rows * columns)
+    heights = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
+    widths = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
+    fits = (heights > 0) & (heights <= rows) & (widths > 0) & (widths <= columns)
+    first = tf.argmax(fits, axis=1)
+    found = tf.reduce_any(fits, axis=1)
+    full_height, full_width = _largest_box(size, ratio)
+    height = tf.where(found, tf.gather(heights, first, batch_dims=1), full_height)
+    width = tf.where(found, tf.gather(widths, first, batch_dims=1), full_width)
+    place = uniform(fold_in(keys, 3), [2])
+    room = tf.stack([rows - height, columns - width], axis=1)
+    drawn = tf.cast(place * tf.cast(room + 1, tf.float32), tf.int32)
+    corner = tf.where(found[:, tf.newaxis], drawn, room // 2)
+    return tf.concat([corner, tf.stack([height, width], axis=1)], axis=1)
+
+
+def _largest_box(size, ratio) -> tuple[int, int]:
+    """Returns (height, width) of the largest part with a permitted aspect ratio."""
+    rows, columns = size
+    if columns / rows < ratio[0]:
+        return round(columns / ratio[0]), columns
+    return rows, min(columns, round(rows * ratio[1]))
+
+
+def _resized_crop_flip(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    return random_flip(random_resized_crop(images, keys), keys)
+
+
+def _crop4_flip(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    return random_flip(random_crop(images, keys, padding=4), keys)
+
+
+AUGMENTATIONS = {
+    "none": identity,
+    "crop1": functools.partial(random_crop, padding=1),
+    "crop4_flip": _crop4_flip,
+    "resized_crop_flip": _resized_crop_flip,
+}

@@ -1,0 +1,34 @@
+"""Data sets by name."""
+
+import pathlib
+
+from kerobust.data.config import DataConfig
+from kerobust.data.digits import load_digits
+from kerobust.data.folder import load_folder, load_imagenet_subset
+from kerobust.data.npz import load_npz
+from kerobust.data.splits import DataSource, Split
+from kerobust.data.stratify import labelled_subset
+from kerobust.data.tfds_sets import load_tfds
+
+__all__ = ["DataConfig", "DataSource", "Split", "labelled_subset", "load"]
+
+# Prefix of `--data.name` -> loader of the path behind its colon.
+PREFIXES = {
+    "folder": load_folder,
+    "npz": load_npz,
+    "imagenet_subset": load_imagenet_subset,
+}
+
+
+def load(config: DataConfig) -> DataSource:
+    """Returns the data set named by `config.name`.
+
+    Raises:
+        UserError: If it is unknown, missing, damaged or empty.
+    """
+    prefix, _, path = config.name.partition(":")
+    if prefix in PREFIXES:
+        return PREFIXES[prefix](config, pathlib.Path(path).expanduser())
+    if config.name == "digits":
+        return load_digits(config)
+    return load_tfds(config)

@@ -1,0 +1,121 @@
+"""Parts of a data set: who belongs to them and how their images are fetched."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+UNLABELLED = -1
+_CHUNK = 512
+
+
+class Pictures(Protocol):
+    """Where images are kept: in memory, in files, in an archive.
+
+    Attributes:
+        image_shape: (H, W, 3).
+    """
+
+    image_shape: tuple[int, int, int]
+
+    def fetch(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns float32 [B, H, W, 3] in [0, 1] for int32 [B]; works in graphs."""
+
+
+class Split:
+    """Some examples of a data set.
+
+    Args:
+        pictures: Where the images are.
+        rows: int [N], where in `pictures` each example is.
+        labels: int [N], -1 = unlabelled.
+        ids: int [N], names of the examples, stable and shared with no other split;
+            None = `rows`.
+
+    Attributes:
+        ids: int32 [N].
+        labels: int32 [N].
+        size: N.
+        image_shape: (H, W, 3).
+    """
+
+    def __init__(self, pictures: Pictures, rows, labels, ids=None):
+        self._pictures = pictures
+        self._rows = np.asarray(rows, np.int32)
+        self.labels = np.asarray(labels, np.int32)
+        self.ids = self._rows if ids is None else np.asarray(ids, np.int32)
+        self.size = len(self._rows)
+        self.image_shape = pictures.image_shape
+        with tf.device("CPU:0"):
+            self._row_tensor = tf.constant(self._rows)
+
+    def fetch(self, positions) -> tf.Tensor:
+        """Returns the images at `positions`.
+
+        Args:
+            positions: int32 [B] in [0, N).
+
+        Returns:
+            float32 [B, H, W, 3] in [0, 1].
+        """
+        return self._pictures.fetch(tf.gather(self._row_tensor, positions))
+
+    def subset(self, positions) -> "Split":
+        """Returns the examples at `positions`, an int or bool array, in that order."""
+        rows, labels = self._rows[positions], self.labels[positions]
+        return Split(self._pictures, rows, labels, self.ids[positions])
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (images float32 [N, H, W, 3] in [0, 1], labels int32 [N])."""
+        images = np.empty([self.size, *self.image_shape], np.float32)
+        for start in range(0, self.size, _CHUNK):
+            stop = min(start + _CHUNK, self.size)
+            images[start:stop] = self.fetch(tf.range(start, stop)).numpy()
+        return images, self.labels.copy()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """A loaded data set.
+
+    Attributes:
+        name: As in `--data.name`.
+        num_classes: 0 for a set without labels.
+        class_names: Name of each label.
+        image_shape: (H, W, 3).
+        digest: SHA-256 in hexadecimal of the content, or of the listing of sets that
+            are too large to be read at the start.
+        splits: "train", "validation" and, unless the set has no labels, "test".
+        report: What the reader should know, for example skipped files.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    digest: str
+    splits: dict[str, Split]
+    report: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one image, the same in all splits."""
+        return self.splits["train"].image_shape
+
+
+def consecutive(pictures: Pictures, labels: dict[str, np.ndarray]) -> dict[str, Split]:
+    """Returns splits that follow each other in `pictures`; ids are rows.
+
+    Args:
+        pictures: All images.
+        labels: Split name -> int [n], in the order of the images.
+    """
+    splits, start = {}, 0
+    for name, part in labels.items():
+        splits[name] = Split(pictures, np.arange(start, start + len(part)), part)
+        start += len(part)
+    return splits

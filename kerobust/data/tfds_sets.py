@@ -1,0 +1,210 @@
+"""Image classification sets of TensorFlow Datasets, by name."""
+
+import hashlib
+import pathlib
+import re
+
+import numpy as np
+
+from kerobust.config import UserError, suggestion
+from kerobust.data.arrays import from_arrays
+from kerobust.data.config import DataConfig
+from kerobust.data.records import Records, read_all
+from kerobust.data.splits import DataSource, consecutive
+from kerobust.data.stratify import complete_splits
+
+_OTHERS = ("digits", "folder:PATH", "npz:PATH", "imagenet_subset:FILE")
+_WORDS = ("digits", "folder", "npz", "imagenet_subset")
+# Split names of TensorFlow Datasets and what they are here.
+_ROLES = {"train": "train", "validation": "validation", "test": "test"}
+_ROLES |= {"val": "validation", "valid": "validation", "dev": "validation"}
+
+
+def load_tfds(config: DataConfig) -> DataSource:
+    """Returns a set of TensorFlow Datasets, in memory if it fits.
+
+    Splits that it does not have are made as `complete_splits` says. Sets that do not
+    fit must be prepared in a format with random access.
+
+    Raises:
+        UserError: If the name is unknown, the set is not one of labelled images, is not
+            prepared, or is too large for memory and not stored for random access.
+    """
+    builder = _builder(config)
+    keys = _keys(builder, config)
+    _prepare(builder, config)
+    parts = _parts(builder, keys[1], config)
+    shape = _image_shape(config, builder.info.features[keys[0]])
+    counts = [builder.info.splits[part].num_examples for part in parts.values()]
+    fits = sum(counts) * np.prod(shape) <= config.memory_gigabytes * 1e9
+    names = tuple(builder.info.features[keys[1]].names)
+    report = {"tfds": builder.info.full_name}
+    report["kept"] = "in memory" if fits else "on disk"
+    if not _random_access(builder):
+        _require_memory(fits, config)
+        read = [
+            read_all(
+                _stored(builder, part, keys[0]), count, keys, config.image_size, shape
+            )
+            for part, count in zip(parts.values(), counts, strict=True)
+        ]
+        images = np.concatenate([images for images, _ in read])
+        labels = dict(zip(parts, (labels for _, labels in read), strict=True))
+        return from_arrays(config, images, labels, names, report)
+    pictures, labels = _records(builder, parts, keys, config.image_size, shape)
+    if fits:
+        return from_arrays(config, pictures.everything(), labels, names, report)
+    splits = complete_splits(config, consecutive(pictures, labels), report)
+    digest = hashlib.sha256(f"{builder.info.full_name} {counts}".encode())
+    return DataSource(config.name, names, digest.hexdigest(), splits, report)
+
+
+def _builder(config: DataConfig):
+    """Returns the builder of the named set without touching the network."""
+    import tensorflow_datasets as tfds
+
+    base = re.split("[/:]", config.name)[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    stored = pathlib.Path(_folder(config)) / base
+    if not base or (base not in known and not stored.is_dir()):
+        raise UserError(
+            f"`--data.name` must be one of: {', '.join(_OTHERS)}, or an image "
+            "classification set of TensorFlow Datasets such as cifar10. Received: "
+            f"name={config.name}.{suggestion(base, (*_WORDS, *known))}"
+        )
+    try:
+        return tfds.builder(config.name, data_dir=_folder(config))
+    except (ValueError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            "`--data.name` must be a name, configuration and version that TensorFlow "
+            f"Datasets knows. Received: name={config.name} ({reason})."
+        ) from error
+
+
+def _folder(config: DataConfig) -> str:
+    import tensorflow_datasets as tfds
+
+    return str(pathlib.Path(config.dir or tfds.core.constants.DATA_DIR).expanduser())
+
+
+def _keys(builder, config: DataConfig) -> tuple[str, str]:
+    """Returns the names of the image and the label in a record."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    wanted = builder.info.supervised_keys or ("image", "label")
+    found = len(wanted) == 2 and all(
+        key in features and isinstance(features[key], kind)
+        for key, kind in zip(wanted, kinds, strict=True)
+    )
+    if not found:
+        raise UserError(
+            "`--data.name` must be a set of images with one class label each. Received:"
+            f" name={config.name}, whose records hold: {', '.join(features)}."
+        )
+    return wanted
+
+
+def _prepare(builder, config: DataConfig) -> None:
+    """Downloads the set if that is needed and permitted."""
+    if builder.is_prepared():
+        return
+    folder = _folder(config)
+    if not config.download:
+        raise UserError(
+            f"`--data.name` must be a prepared data set, but {config.name} is not in "
+            f"{folder}. Received: name={config.name}, download=False. Add "
+            "--data.download=true, or prepare it once with: tfds build "
+            f"{config.name} --data_dir={folder}, or name another --data.dir."
+        )
+    try:
+        builder.download_and_prepare()
+    except (OSError, AssertionError) as error:
+        raise UserError(
+            f"`--data.download` could not fetch the data set. Received: name="
+            f"{config.name}, dir={folder} ({str(error).strip()}). Check the network, "
+            "the space on the disk, or the manual steps that the data set asks for."
+        ) from error
+
+
+def _parts(builder, label_key: str, config: DataConfig) -> dict[str, str]:
+    """Returns our split names -> theirs; hidden test labels do not make a test set."""
+    parts: dict[str, str] = {}
+    for name in builder.info.splits:
+        if name in _ROLES:
+            parts.setdefault(_ROLES[name], name)
+    if "train" not in parts:
+        raise UserError(
+            "`--data.name` must have a split called train. Received: "
+            f"name={config.name} with {', '.join(builder.info.splits)}."
+        )
+    if "test" in parts and _first_label(builder, parts["test"], label_key) < 0:
+        del parts["test"]
+    order = ("train", "validation", "test")
+    return {role: parts[role] for role in order if role in parts}
+
+
+def _first_label(builder, part: str, label_key: str) -> int:
+    if _random_access(builder):
+        return int(builder.as_data_source(part)[0][label_key])
+    return int(next(iter(builder.as_dataset(split=part)))[label_key])
+
+
+def _image_shape(config: DataConfig, feature) -> tuple[int, int, int]:
+    if config.image_size is not None:
+        return (config.image_size, config.image_size, 3)
+    height, width = feature.shape[:2]
+    if height is None or width is None:
+        raise UserError(
+            "`--data.image_size` must be given, because the images of the set differ "
+            f"in size. Received: name={config.name}, image_size=None."
+        )
+    return (height, width, 3)
+
+
+def _random_access(builder) -> bool:
+    import tensorflow_datasets as tfds
+
+    formats = tfds.core.FileFormat.with_random_access()
+    return bool(builder.info.available_file_formats() & formats)
+
+
+def _require_memory(fits: bool, config: DataConfig) -> None:
+    if not fits:
+        raise UserError(
+            "`--data.memory_gigabytes` is too small to keep the data set in memory, "
+            "and it is stored without random access. Received: memory_gigabytes="
+            f"{config.memory_gigabytes:g}, name={config.name}. Raise it, or prepare "
+            f"the set once more in another folder with: tfds build {config.name} "
+            "--file_format=array_record --data_dir=FOLDER, and add --data.dir=FOLDER."
+        )
+
+
+def _stored(builder, part: str, image_key: str):
+    """Returns the records of a split in stored order, pictures still encoded."""
+    import tensorflow_datasets as tfds
+
+    return builder.as_dataset(
+        split=part,
+        shuffle_files=False,
+        decoders={image_key: tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    )
+
+
+def _records(builder, parts: dict[str, str], keys, size: int | None, shape):
+    """Returns (all images as `Records`, split name -> labels int32 [n])."""
+    import tensorflow_datasets as tfds
+
+    image_key, label_key = keys
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    sources = [
+        builder.as_data_source(part, decoders=decoders) for part in parts.values()
+    ]
+    labels = {
+        role: np.array([source[row][label_key] for row in range(len(source))], np.int32)
+        for role, source in zip(parts, sources, strict=True)
+    }
+    return Records(sources, image_key, size, shape), labels

@@ -1,0 +1,130 @@
+"""Batches: what training and evaluation read from a split.
+
+The order of training images and everything random about them is a function of the seed
+and the step, so a run that was interrupted goes on with exactly the batches that it
+would have seen.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from kerobust.config import UserError
+from kerobust.data.augmentations import identity
+from kerobust.data.splits import Split
+from kerobust.randomness import example_keys, fold_in
+
+
+def training_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    steps: int,
+    start_step: int = 0,
+    seed: int = 0,
+    augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = identity,
+) -> tf.data.Dataset:
+    """Returns the batches of steps `start_step` to `steps - 1`.
+
+    Each epoch visits every image at most once (the last, incomplete batch is dropped)
+    in an order of its own. Batch s depends on `seed` and s only. Under a distribution
+    strategy this is the global batch; keys travel with their example.
+
+    Args:
+        split: Examples, at least `batch_size` of them.
+        batch_size: Examples per step, over all replicas.
+        steps: Number of steps of the whole run.
+        start_step: First step to give.
+        seed: Of order and keys, at least 0.
+        augment: (images float32 [B, H, W, 3], keys int32 [B, 2]) -> images.
+
+    Returns:
+        Dataset of {"images": float32 [B, H, W, 3] in [0, 1], "labels": int32 [B],
+        "ids": int32 [B], "keys": int32 [B, 2] (one per example and epoch)}.
+
+    Raises:
+        UserError: If the split is smaller than one batch.
+    """
+    if not 1 <= batch_size <= split.size:
+        raise UserError(
+            f"`batch_size` must be at least 1 and at most the number of training "
+            f"images, {split.size}. Received: batch_size={batch_size}."
+        )
+    per_epoch = split.size // batch_size
+    first_epoch = start_step // per_epoch
+    ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
+
+    def epoch_batches(epoch):
+        keys = fold_in(example_keys(seed, epoch, ids), "order")
+        order = tf.argsort(tf.bitcast(keys, tf.int64), stable=True)
+        order = tf.reshape(order[: per_epoch * batch_size], [per_epoch, batch_size])
+        positions = tf.data.Dataset.from_tensor_slices(order)
+        return positions.map(lambda batch: (epoch, batch))
+
+    def load(epoch, positions):
+        batch_ids = tf.gather(ids, positions)
+        keys = example_keys(seed, epoch, batch_ids)
+        images = augment(split.fetch(positions), keys)
+        return {
+            "images": tf.ensure_shape(images, [batch_size, *images.shape[1:]]),
+            "labels": tf.gather(labels, positions),
+            "ids": batch_ids,
+            "keys": keys,
+        }
+
+    # Steps before the start are skipped as positions, before any image is read.
+    epochs = tf.data.Dataset.range(first_epoch, -(-steps // per_epoch))
+    batches = epochs.flat_map(epoch_batches).skip(start_step - first_epoch * per_epoch)
+    batches = batches.take(max(0, steps - start_step))
+    return _pipeline(batches.map(load, tf.data.AUTOTUNE, deterministic=True))
+
+
+def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
+    """Returns every example once, in the split's order, in batches of one size.
+
+    Args:
+        split: Examples, at least one.
+        batch_size: B.
+
+    Returns:
+        Dataset of {"images": float32 [B, H, W, 3] in [0, 1], "labels": int32 [B],
+        "ids": int32 [B], "valid": bool [B]}; the last batch is filled up with repeats
+        of the last example, whose `valid` is False.
+
+    Raises:
+        UserError: If the split is empty or `batch_size` below 1.
+    """
+    if split.size == 0 or batch_size < 1:
+        raise UserError(
+            "`batch_size` must be at least 1 and the split must hold an image. "
+            f"Received: batch_size={batch_size}, {split.size} images."
+        )
+    ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
+
+    def load(start):
+        numbers = tf.cast(start, tf.int32) + tf.range(batch_size)
+        positions = tf.minimum(numbers, split.size - 1)
+        return {
+            "images": split.fetch(positions),
+            "labels": tf.gather(labels, positions),
+            "ids": tf.gather(ids, positions),
+            "valid": numbers < split.size,
+        }
+
+    starts = tf.data.Dataset.range(0, split.size, batch_size)
+    return _pipeline(starts.map(load, tf.data.AUTOTUNE, deterministic=True))
+
+
+def _on_cpu(values) -> tf.Tensor:
+    with tf.device("CPU:0"):
+        return tf.constant(values, tf.int32)
+
+
+def _pipeline(batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Several workers share every batch; there are no files to share out.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return batches.prefetch(2).with_options(options)

@@ -1,0 +1,29 @@
+"""Evaluation: attacks on classifiers, probes of encoders, statistics, reports."""
+
+from kerobust.evaluation.evaluator import EvaluateConfig, evaluate
+from kerobust.evaluation.knn import knn_predict
+from kerobust.evaluation.linear import fit_linear
+from kerobust.evaluation.metrics import McNemar, mcnemar, paired_bootstrap, wilson
+from kerobust.evaluation.online import OnlineKnn
+from kerobust.evaluation.plots import amplify, panel
+from kerobust.evaluation.report import compare, row, table, write_report
+from kerobust.evaluation.results import Evaluation
+
+__all__ = [
+    "EvaluateConfig",
+    "Evaluation",
+    "McNemar",
+    "OnlineKnn",
+    "amplify",
+    "compare",
+    "evaluate",
+    "fit_linear",
+    "knn_predict",
+    "mcnemar",
+    "paired_bootstrap",
+    "panel",
+    "row",
+    "table",
+    "wilson",
+    "write_report",
+]

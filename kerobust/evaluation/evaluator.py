@@ -1,0 +1,226 @@
+"""Attacks a classifier and counts, example by example, what it withstands."""
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+import kerobust
+from kerobust.attacks import ATTACKS, AttackConfig
+from kerobust.config import Config, UserError, setting
+from kerobust.data import Split, evaluation_batches
+from kerobust.evaluation.jobs import (
+    Job,
+    Victim,
+    make_jobs,
+    run_attack,
+    run_clean,
+)
+from kerobust.evaluation.results import Evaluation, curve_point, doubts, norm_stats
+from kerobust.evaluation.state import BatchState, array_digest, weights_digest
+
+_PROBE = 8  # Examples whose logits tell models apart.
+_PICTURES = 8  # Examples of the first batch that are kept as pictures.
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(Config):
+    """Which attacks a classifier must withstand, and on what."""
+
+    SECTION = "evaluate"
+
+    attacks: tuple[str, ...] = setting(
+        ("fgsm", "pgd", "momentum_pgd"),
+        "Attacks; an example counts as robust if it withstands all of them.",
+        choices=tuple(ATTACKS),
+    )
+    steps: int = setting(20, "Steps of the iterative attacks.", low=1)
+    restarts: int = setting(2, "Random restarts of pgd.", low=1)
+    batch_size: int = setting(128, "Images per batch; does not change results.", low=1)
+    epsilons: tuple[float, ...] = setting(
+        (),
+        "Radii of the PGD curve, in units of the threat's norm; empty = 1/4, 1/2, 1 and"
+        " 2 times epsilon. 0 and the radius of a plain grey image are always added.",
+        low=0,
+    )
+    limit: int | None = setting(
+        None, "Evaluate this many images, evenly spread; empty = all.", low=1
+    )
+    seed: int = setting(0, "Seed of the attacks' random starts.", low=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        names = self.attacks
+        self.require(
+            len(names) > 0 and len(set(names)) == len(names),
+            "attacks",
+            "must name at least one attack, and each only once",
+        )
+
+
+def evaluate(
+    model: Callable[[tf.Tensor], tf.Tensor],
+    split: Split,
+    threat: AttackConfig,
+    config: EvaluateConfig = EvaluateConfig(),
+    *,
+    state_dir: str | os.PathLike | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Returns clean and robust accuracy of a classifier, example by example.
+
+    Attack randomness belongs to the example, so the results depend neither on the batch
+    size nor on interruptions. Examples that are wrong without attack are left alone and
+    count as not robust.
+
+    Args:
+        model: Maps images float32 [B, H, W, C] in [0, 1] to logits [B, K]; a Keras
+            model is called with `training=False`.
+        split: Labelled examples.
+        threat: Norm and epsilon of the attacks.
+        config: What to run.
+        state_dir: Where finished batches are kept, so that a rerun after a kill redoes
+            only the batch that was running; None = nowhere.
+        progress: Called with a line of text after every attack on a batch.
+
+    Raises:
+        UserError: If the split or the model's output cannot be evaluated.
+        RuntimeError: If an attack leaves its ball or the range [0, 1].
+    """
+    _check_split(split)
+    split = _limited(split, config.limit)
+    victim = Victim(model)
+    jobs, curve = make_jobs(threat, config, split.image_shape)
+    every = list({job.key: job for job in jobs + curve}.values())
+    say = progress or (lambda text: None)
+    clock = _Clock(every, -(-split.size // config.batch_size), say)
+    found: dict[str, list] = {job.key: [] for job in every} | {"clean": []}
+    state = None
+    for index, batch in enumerate(evaluation_batches(split, config.batch_size)):
+        if state is None:
+            probe = victim.logits(batch["images"])[:_PROBE].numpy()
+            identity = _identity(model, split, threat, config)
+            state = BatchState(state_dir, identity, probe, say)
+        work = functools.partial(run_clean, victim, batch)
+        clean, _ = state.get("clean", index, work)
+        found["clean"].append(clean)
+        for job in every:
+            pictures = _PICTURES if index == 0 else 0
+            work = functools.partial(
+                run_attack, victim, job, batch, config.seed, pictures
+            )
+            arrays, fresh = state.get(job.key, index, work)
+            found[job.key].append(arrays)
+            clock.advance(job, index, fresh)
+    return _assemble(found, jobs, curve, threat, config)
+
+
+class _Clock:
+    """Says how far an evaluation has come and how long the rest will take."""
+
+    def __init__(self, jobs: list[Job], batches: int, say: Callable[[str], None]):
+        self.left = sum(job.cost for job in jobs) * batches
+        self.batches = batches
+        self.say = say
+        self.spent = 0
+        self.started = time.perf_counter()
+
+    def advance(self, job: Job, batch: int, fresh: bool) -> None:
+        """Counts one attack on one batch; stored results take no time."""
+        self.left -= job.cost
+        if not fresh:
+            return
+        self.spent += job.cost
+        elapsed = time.perf_counter() - self.started
+        remaining = elapsed / self.spent * self.left
+        self.say(
+            f"{job.name} at {job.epsilon:.4g}: batch {batch + 1} of {self.batches}, "
+            f"ETA {int(remaining // 60)}:{int(remaining % 60):02d}"
+        )
+
+
+def _assemble(found, jobs, curve, threat, config) -> Evaluation:
+    merged = {key: _merge(parts) for key, parts in found.items()}
+    clean = merged["clean"]
+    labels, correct = clean["labels"], clean["predictions"] == clean["labels"]
+    flags = {
+        key: correct & (arrays["predictions"] == labels)
+        for key, arrays in merged.items()
+    }
+    robust = {job.name: flags[job.key] for job in jobs}
+    points = [(0.0, correct)] + [(job.epsilon, flags[job.key]) for job in curve]
+    extra = {job.key for job in curve} - {job.key for job in jobs}
+    seconds = {job.name: merged[job.key]["seconds"] for job in jobs}
+    return Evaluation(
+        threat={"epsilon": float(threat.epsilon), "norm": threat.norm},
+        settings=dataclasses.asdict(config),
+        ids=clean["ids"],
+        labels=labels,
+        clean=correct,
+        robust=robust,
+        norms={
+            job.name: norm_stats(merged[job.key]["norms"], correct, job.epsilon)
+            for job in jobs
+        },
+        seconds=seconds | {"curve": sum(merged[key]["seconds"] for key in extra)},
+        curve=[curve_point(*point) for point in points],
+        pictures=_pictures(found, jobs, robust),
+        notes=doubts(points, robust),
+    )
+
+
+def _merge(parts: list[dict]) -> dict:
+    """Joins the batches' values per example; seconds are added up."""
+    names = parts[0].keys() & {"ids", "labels", "predictions", "norms"}
+    merged = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    return merged | {"seconds": sum(float(part.get("seconds", 0)) for part in parts)}
+
+
+def _pictures(found, jobs: list[Job], robust) -> dict:
+    """Returns examples of the first batch under the attack that harms most."""
+    job = min(jobs, key=lambda job: robust[job.name].sum())
+    clean, attacked = found["clean"][0], found[job.key][0]
+    rows = attacked["rows"]
+    return {
+        "attack": job.name,
+        "clean": attacked["clean"],
+        "adversarial": attacked["adversarial"],
+        "ids": clean["ids"][rows],
+        "labels": clean["labels"][rows],
+        "clean_predictions": clean["predictions"][rows],
+        "adversarial_predictions": attacked["predictions"][rows],
+    }
+
+
+def _identity(model, split, threat, config) -> dict[str, str]:
+    """Returns what stored results depend on; attacks and radii are in file names."""
+    return {
+        "version": kerobust.__version__,
+        "weights of the model": weights_digest(model),
+        "examples": array_digest(split.ids),
+        "labels": array_digest(split.labels),
+        "norm": threat.norm,
+        "steps": str(config.steps),
+        "restarts": str(config.restarts),
+        "batch_size": str(config.batch_size),
+        "seed": str(config.seed),
+    }
+
+
+def _limited(split: Split, limit: int | None) -> Split:
+    if limit is None or limit >= split.size:
+        return split
+    return split.subset(np.arange(limit) * split.size // limit)
+
+
+def _check_split(split: Split) -> None:
+    labels = np.asarray(split.labels)
+    if not labels.size or labels.min() < 0:
+        raise UserError(
+            "`split` must hold labelled examples only. Received: "
+            f"{labels.size} examples, {np.sum(labels < 0)} of them without a label."
+        )

@@ -1,0 +1,165 @@
+"""What a report says, as titles, sentences and tables of text.
+
+Markdown and HTML are both made from these, so no number can differ between them.
+"""
+
+import json
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from kerobust.config import format_number
+
+
+class Section(NamedTuple):
+    """A part of a report; what is empty is not shown.
+
+    Attributes:
+        title: Heading.
+        paragraphs: Sentences above the table.
+        headers: Column names.
+        cells: Rows of text.
+        figure: Which figure belongs here: "bars", "curves", "pictures" or "".
+    """
+
+    title: str
+    paragraphs: list[str]
+    headers: list[str] = []
+    cells: list[list[str]] = []
+    figure: str = ""
+
+
+def sentence(comparison: dict) -> str:
+    """Returns a comparison in plain words, whichever way it fell."""
+    first, second = comparison["first"], comparison["second"]
+    points, low, high = (100 * comparison[key] for key in ("difference", "low", "high"))
+    where = "under attack (worst case)" if comparison["on"] == "worst" else "clean"
+    relation = (
+        "equals" if points == 0 else "exceeds" if points > 0 else "falls short of"
+    )
+    verdict = "may be chance" if comparison["p_value"] >= 0.05 else "is beyond chance"
+    return (
+        f"Accuracy {where}: {first} {relation} {second}, difference {points:+.1f} "
+        f"points (95 % interval {low:+.1f} to {high:+.1f}). "
+        f"{comparison['only_first']} images are right with {first} only, "
+        f"{comparison['only_second']} with {second} only; the difference {verdict} "
+        f"(exact McNemar p = {comparison['p_value']:.2g})."
+    )
+
+
+def grid(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Returns the headers and the cells of the results table as text."""
+    attacks = list(dict.fromkeys(name for item in rows for name in item["robust"]))
+    headers = ["model", "natural %", *(f"{name} %" for name in attacks)]
+    headers += ["worst case %", "seconds", "note"]
+    cells = [
+        [
+            item["name"],
+            _percent(item["natural"]),
+            *(_percent(item["robust"].get(name)) for name in attacks),
+            _percent(item["worst"]),
+            f"{sum(item['seconds'].values()):.1f}",
+            item["note"],
+        ]
+        for item in rows
+    ]
+    return headers, cells
+
+
+def sections(report: dict) -> list[Section]:
+    """Returns what the report says as text and tables, once for all formats."""
+    rows, threat = report["rows"], report.get("threat")
+    intro = "Accuracies in % with their 95 % interval (Wilson). Worst case: correct "
+    intro += "without attack and under every attack."
+    if threat:
+        radius = format_number(float(threat["epsilon"]))
+        intro += f" Threat: {threat['norm']}, epsilon {radius}."
+    compared = [sentence(item) for item in report.get("comparisons", ())]
+    parts = [
+        Section("Results", [intro], *grid(rows), "bars"),
+        Section("Comparisons", compared),
+        Section("Robust accuracy by epsilon", [], *_curve_grid(report), "curves"),
+        Section("Pictures", [], *_picture_grid(report), "pictures"),
+        Section("Perturbation norms", [], *_norm_grid(rows)),
+        Section("Seconds", [], *_seconds_grid(rows)),
+        Section("Notes", list(report.get("notes", ()))),
+        Section("Command", [report["command"]] if report.get("command") else []),
+    ]
+    for name in ("data", "environment", "settings"):
+        cells = [[key, _text(value)] for key, value in report.get(name, {}).items()]
+        parts.append(Section(name.capitalize(), [], ["name", "value"], cells))
+    return [section for section in parts if section.paragraphs or section.cells]
+
+
+def _curve_grid(report: dict):
+    cells = [
+        [
+            name,
+            format_number(float(point["epsilon"])),
+            _percent(
+                {
+                    "accuracy": point["robust_accuracy"],
+                    "low": point["interval"][0],
+                    "high": point["interval"][1],
+                }
+            ),
+        ]
+        for name, curve in report.get("curves", {}).items()
+        for point in curve
+    ]
+    return ["model", "epsilon", "PGD %"], cells
+
+
+def _picture_grid(report: dict):
+    headers = ["model", "attack", "image", "label", "predicted", "under attack"]
+    cells = []
+    for name, found in report.get("pictures", {}).items():
+        columns = ("ids", "labels", "clean_predictions", "adversarial_predictions")
+        for values in zip(*(found[column] for column in columns), strict=True):
+            cells.append(
+                [name, found["attack"], *(str(int(value)) for value in values)]
+            )
+    return headers, cells
+
+
+def _norm_grid(rows: list[dict]):
+    cells = [
+        [
+            item["name"],
+            attack,
+            *(f"{found[key]:.4g}" for key in ("mean", "max", "limit")),
+        ]
+        for item in rows
+        for attack, found in item["norms"].items()
+    ]
+    return ["model", "attack", "mean", "max", "epsilon"], cells
+
+
+def _seconds_grid(rows: list[dict]):
+    cells = [
+        [item["name"], attack, f"{seconds:.1f}"]
+        for item in rows
+        for attack, seconds in item["seconds"].items()
+    ]
+    return ["model", "attack", "seconds"], cells
+
+
+def _percent(found: dict | None) -> str:
+    if found is None:
+        return "-"
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['accuracy']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=json_value)
+
+
+def json_value(value):
+    """Returns NumPy values and paths as JSON ones; the `default` of `json.dumps`."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"`report` must hold JSON values. Received: {type(value)}.")

@@ -1,0 +1,97 @@
+"""All settings of one experiment under one roof."""
+
+import dataclasses
+
+from kerobust.attacks import AttackConfig
+from kerobust.config import Config, UserError, check_name, format_number, setting
+from kerobust.data.datasets import DataConfig
+from kerobust.evaluation.evaluator import EvaluateConfig
+from kerobust.methods import METHODS
+from kerobust.methods.finetune import FinetuneConfig
+from kerobust.methods.mae import MaeConfig
+from kerobust.methods.mimir import MimirConfig
+from kerobust.methods.optimisation import PretrainConfig
+from kerobust.models.vit import VitConfig
+from kerobust.training.fit import RunConfig
+
+STAGES = ("pretrain", "finetune", "baselines", "evaluate")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselinesConfig(Config):
+    """What the result is compared with, each trained on the same labelled images."""
+
+    SECTION = "baselines"
+
+    arms: tuple[str, ...] = setting(
+        ("scratch", "scratch_equal_compute", "natural", "random_init", "pixels"),
+        "scratch: the same fine-tuning without pretraining; scratch_equal_compute: that"
+        " for longer, until it has cost as much as pretraining and fine-tuning;"
+        " natural: scratch without attacks; random_init: a linear probe on an"
+        " untrained encoder; pixels: a linear classifier on raw pixels.",
+        choices=("scratch", "scratch_equal_compute", "natural", "random_init", "pixels"),
+    )
+    compute_factor: float | None = setting(
+        None,
+        "How many fine-tunings pretraining and fine-tuning cost together; empty ="
+        " counted from multiply-adds. Set it from measured seconds to be exact.",
+        low=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment: a method name and a settings object per section."""
+
+    method: str = "mimir"
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    model: VitConfig = VitConfig()
+    attack: AttackConfig = AttackConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    mae: MaeConfig = MaeConfig()
+    mimir: MimirConfig = MimirConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    def __post_init__(self):
+        check_name("--method", self.method, METHODS)
+        for stage in self.run.stages:
+            check_name("--run.stages", stage, STAGES)
+        for section in ("pretrain", "finetune"):
+            settings = getattr(self, section)
+            if settings.batch_size % self.run.devices:
+                raise UserError(
+                    f"`{settings.flag('batch_size')}` must be a multiple of "
+                    f"`--run.devices` ({self.run.devices}), so that every device gets "
+                    f"a share. Received: batch_size={settings.batch_size}."
+                )
+
+    def to_flags(self) -> dict[str, str]:
+        """Returns every setting as flag name (without dashes) -> text."""
+        flags = {"method": self.method}
+        for section, settings in self.sections().items():
+            for field in dataclasses.fields(settings):
+                value = getattr(settings, field.name)
+                flags[f"{section}.{field.name}"] = to_text(value)
+        return flags
+
+    def sections(self) -> dict[str, Config]:
+        """Returns section name -> settings."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "method"
+        }
+
+
+def to_text(value) -> str:
+    """Returns the text of a setting's value as a flag file holds it."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(to_text(item) for item in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return format_number(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,226 @@
+"""The command line: flags made from the settings classes, flag files, exit codes."""
+
+import dataclasses
+import os
+import sys
+import traceback
+import typing
+from collections.abc import Callable
+
+# Read when TensorFlow is imported, which the imports below do: errors only.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags as absl_flags
+
+import kerobust
+from kerobust.config import UserError, field_kind, parse_number, suggestion
+from kerobust.experiment import ExperimentConfig, to_text
+
+USER_ERROR, STOPPED = 2, 75
+_SWITCHES = {
+    "help": "Show every flag with its default.",
+    "version": "Show the version.",
+    "print_config": "Show the effective settings and where each comes from, then stop.",
+    "dry_run": "Build everything, trace one step, estimate memory and time, then stop.",
+    "debug": "Show tracebacks of errors.",
+}
+
+
+class _SettingParser(absl_flags.ArgumentParser):
+    """Reads one field of a settings class, `8/255` and comma lists included."""
+
+    def __init__(self, name: str, kind):
+        self.name = name
+        self.base, self.optional, self.many = field_kind(kind)
+
+    def parse(self, argument):
+        if not isinstance(argument, str):
+            return argument
+        if self.many:
+            return tuple(self._item(item) for item in argument.split(",") if item)
+        if argument == "" and self.optional:
+            return None
+        return self._item(argument)
+
+    def _item(self, text):
+        try:
+            if self.base is bool:
+                return {"true": True, "false": False}[text.lower()]
+            return parse_number(text) if self.base is float else self.base(text)
+        except (ValueError, KeyError, ZeroDivisionError):
+            wanted = {bool: "true or false", float: "a number such as 0.1 or 8/255"}
+            raise UserError(
+                f"`--{self.name}` must be {wanted.get(self.base, 'a whole number')}. "
+                f"Received: {self.name}={text}."
+            ) from None
+
+
+class _SettingSerializer(absl_flags.ArgumentSerializer):
+    def serialize(self, value):
+        return to_text(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """A parsed command line: the experiment, its switches, the source of each flag."""
+
+    config: ExperimentConfig
+    switches: frozenset[str]
+    sources: dict[str, str]
+
+
+def define(values: absl_flags.FlagValues, overrides: dict[str, typing.Any]) -> None:
+    """Defines one flag per setting on `values`; defaults come from the dataclasses."""
+    default = ExperimentConfig()
+    _define_one(values, "method", str, default.method, "What `pretrain` runs.")
+    for section, settings in default.sections().items():
+        kinds = typing.get_type_hints(type(settings))
+        for field in dataclasses.fields(settings):
+            name = f"{section}.{field.name}"
+            value = overrides.get(name, getattr(settings, field.name))
+            _define_one(values, name, kinds[field.name], value, field.metadata["help"])
+
+
+def parse(argv: list[str], overrides: dict[str, typing.Any] | None = None) -> Parsed:
+    """Returns the experiment that a command line describes.
+
+    Args:
+        argv: Arguments without the program's name.
+        overrides: Defaults that this program changes, by flag name.
+
+    Raises:
+        UserError: On unknown flags, bad values, unreadable flag files.
+    """
+    values = absl_flags.FlagValues()
+    define(values, overrides or {})
+    arguments = _expand(argv, os.getcwd(), "command line", ())
+    switches = {text[2:] for text, _ in arguments if text[2:] in _SWITCHES}
+    sources = {}
+    for text, source in arguments:
+        if text[2:] not in _SWITCHES:
+            sources[_assign(values, text, source)] = source
+    values.mark_as_parsed()
+    return Parsed(_build(values), frozenset(switches), sources)
+
+
+def run(
+    argv: list[str],
+    action: Callable[[ExperimentConfig, bool], int],
+    about: str,
+    overrides: dict[str, typing.Any] | None = None,
+) -> int:
+    """Parses, handles the common switches, runs `action`; returns the exit code.
+
+    Args:
+        argv: `sys.argv`.
+        action: Called with the experiment and whether this is a dry run.
+        about: One sentence for `--help`.
+        overrides: Defaults that this program changes, by flag name.
+    """
+    debug = "--debug" in argv
+    try:
+        if "--help" in argv:
+            return _print_help(argv[0], about, overrides or {})
+        if "--version" in argv:
+            print(f"kerobust {kerobust.__version__}")
+            return 0
+        parsed = parse(argv[1:], overrides)
+        if "print_config" in parsed.switches:
+            return _print_config(parsed)
+        return action(parsed.config, "dry_run" in parsed.switches)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _define_one(values, name, kind, default, text):
+    parser = _SettingParser(name, kind)
+    absl_flags.DEFINE(
+        parser, name, default, text, values, serializer=_SettingSerializer()
+    )
+
+
+def _expand(argv, folder, source, including) -> list[tuple[str, str]]:
+    """Returns (argument, source) with flag files replaced by what they hold."""
+    expanded = []
+    for text in argv:
+        if not text.startswith("--"):
+            raise UserError(
+                f"Every argument must have the form --name=value. Received: {text}."
+                + (f" It stands in {source}." if including else "")
+            )
+        if text.startswith("--flagfile="):
+            expanded += _read_flagfile(text.split("=", 1)[1], folder, including)
+        else:
+            expanded.append((text, source))
+    return expanded
+
+
+def _read_flagfile(name: str, folder: str, including: tuple[str, ...]):
+    path = os.path.realpath(os.path.join(folder, os.path.expanduser(name)))
+    if path in including:
+        raise UserError(
+            f"`--flagfile` must not include itself. Received: flagfile={name}, reached "
+            f"from {including[-1]}. Remove that line."
+        )
+    if not os.path.isfile(path):
+        where = f", named in {including[-1]}" if including else ""
+        raise UserError(
+            f"`--flagfile` must name an existing file. Received: flagfile={name}{where}"
+            f" (looked for {path})."
+        )
+    with open(path, encoding="utf-8") as file:
+        lines = [line.strip() for line in file]
+    lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+    return _expand(lines, os.path.dirname(path), name, (*including, path))
+
+
+def _assign(values, text: str, source: str) -> str:
+    name, separator, value = text[2:].partition("=")
+    if name not in values:
+        known = [*values, *_SWITCHES, "flagfile"]
+        near = suggestion(name, known).replace('"', "")
+        near = near.replace("mean ", "mean --")
+        raise UserError(
+            f"`--{name}` must be a known flag. Received: {text} ({source}).{near} "
+            "Run with --help for the list."
+        )
+    if not separator:
+        value = "true" if values[name].parser.base is bool else ""
+    if not separator and values[name].parser.base is not bool:
+        raise UserError(
+            f"`--{name}` must be written --{name}=value. Received: {text} ({source})."
+        )
+    values[name].parse(value)
+    return name
+
+
+def _build(values) -> ExperimentConfig:
+    default = ExperimentConfig()
+    sections = {}
+    for section, settings in default.sections().items():
+        fields = dataclasses.fields(settings)
+        chosen = {item.name: values[f"{section}.{item.name}"].value for item in fields}
+        sections[section] = type(settings)(**chosen)
+    return ExperimentConfig(method=values["method"].value, **sections)
+
+
+def _print_config(parsed: Parsed) -> int:
+    for name, text in parsed.config.to_flags().items():
+        print(f"--{name}={text}  # {parsed.sources.get(name, 'default')}")
+    return 0
+
+
+def _print_help(program: str, about: str, overrides) -> int:
+    values = absl_flags.FlagValues()
+    define(values, overrides)
+    print(f"{about}\n\nUsage: {program} [--flagfile=FILE] [--name=value ...]\n")
+    for name, text in {**_SWITCHES, "flagfile=FILE": "Read flags from FILE."}.items():
+        print(f"  --{name}\n      {text}")
+    for name in values:
+        flag = values[name]
+        print(f"  --{name}={to_text(flag.default)}\n      {flag.help}")
+    return 0

@@ -1,0 +1,6 @@
+"""Training methods; a flag value is a file name is a key here."""
+
+from kerobust.methods.mae import Mae
+from kerobust.methods.mimir import Mimir
+
+METHODS = {"mae": Mae, "mimir": Mimir}

@@ -1,0 +1,111 @@
+"""The training template that every method shares."""
+
+import time
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from kerobust.distribute import replica_count
+
+Batch = Mapping[str, tf.Tensor]
+
+
+class Method(tf.keras.Model):
+    """A way to train: subclasses say what to perturb and which losses to add up.
+
+    A subclass names its loss terms in `TERMS` and writes `loss_terms`; it may override
+    `perturb` (run an attack, before the tape), `trained_variables` and `after_update`.
+    Everything else is written here once.
+
+    Batches are dicts with at least `images` float32 [B, H, W, C] in [0, 1], `labels`
+    int32 [B] (-1 = unlabelled), `ids` int32 [B] and `keys` int32 [B, 2] (the example's
+    randomness of this epoch). `perturb` may add entries, `adversarial` by convention.
+
+    Attributes:
+        TERMS: Names of the loss terms; the loss is their sum.
+        MEASURES: Names of further means that are logged, not minimised.
+    """
+
+    TERMS: tuple[str, ...] = ()
+    MEASURES: tuple[str, ...] = ()
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        names = ("loss", *self.TERMS, *self.MEASURES, "attack_seconds")
+        self._means = {name: tf.keras.metrics.Mean(name=name) for name in names}
+
+    @property
+    def metrics(self):
+        return list(self._means.values())
+
+    @property
+    def exports(self) -> dict[str, tf.keras.Model]:
+        """Named models that are worth keeping after training."""
+        raise NotImplementedError(f"{type(self).__name__} names no exports.")
+
+    def trained_variables(self) -> list[tf.Variable]:
+        """Returns the variables that `train_step` updates."""
+        return self.trainable_variables
+
+    def rate_groups(self) -> list[list[tf.Variable]]:
+        """Returns the trained variables from input to output, for layer-wise rates."""
+        return [self.trained_variables()]
+
+    def perturb(self, batch: Batch) -> Batch:
+        """Returns the batch with whatever an attack adds to it; runs before the tape."""
+        return batch
+
+    def loss_terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
+        """Returns one float32 scalar per name in `TERMS`, means over the local batch."""
+        raise NotImplementedError(f"{type(self).__name__} names no loss terms.")
+
+    def after_update(self) -> None:
+        """Runs after every update (moving averages, centres)."""
+
+    def measure(self, name: str, value: tf.Tensor) -> None:
+        """Adds `value` (scalar, or [B] for a mean over examples) to mean `name`."""
+        self._means[name].update_state(value)
+
+    def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
+        """Makes one update and returns the means since the last reset."""
+        if self.jit_compile:  # XLA knows no clock.
+            batch = self.perturb(data)
+        else:
+            batch, seconds = _timed(self.perturb, data)
+            self.measure("attack_seconds", seconds)
+        variables = self.trained_variables()
+        with tf.GradientTape() as tape:
+            terms = self.loss_terms(batch, training=True)
+            loss = tf.add_n([terms[name] for name in self.TERMS])
+            scaled = loss / replica_count()
+        self.optimizer.minimize(scaled, variables, tape=tape)
+        self.after_update()
+        self.measure("loss", loss)
+        for name in self.TERMS:
+            self.measure(name, terms[name])
+        return {name: mean.result() for name, mean in self._means.items()}
+
+
+def linear_ramp(step: tf.Tensor, steps: int) -> tf.Tensor:
+    """Returns how far a ramp of `steps` steps has come at `step`: (0, 1], float32."""
+    if steps <= 0:
+        return tf.constant(1.0)
+    return tf.minimum((tf.cast(step, tf.float32) + 1.0) / float(steps), 1.0)
+
+
+def _timed(work, batch: Batch):
+    """Returns (work(batch), seconds it took), also inside a compiled step."""
+    started = _clock()
+    with tf.control_dependencies([started]):
+        batch = {name: tf.identity(value) for name, value in batch.items()}
+    result = work(batch)
+    added = [value for name, value in result.items() if name not in batch]
+    if not added:
+        return result, tf.constant(0.0)
+    with tf.control_dependencies(tf.nest.flatten(added)):
+        return result, tf.cast(_clock() - started, tf.float32)
+
+
+def _clock() -> tf.Tensor:
+    """Returns seconds, float64; `tf.timestamp` refuses to run deterministically."""
+    return tf.numpy_function(time.perf_counter, [], tf.float64)

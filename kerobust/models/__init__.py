@@ -1,0 +1,26 @@
+"""Encoders, decoders, heads, and the folders that keep them."""
+
+from kerobust.models.bundle import load_bundle, read_info, save_bundle
+from kerobust.models.heads import Classifier, ClassifierHead
+from kerobust.models.mae import MaeDecoder, Mask, pixel_mask, random_mask
+from kerobust.models.vit import VisionTransformer, VitConfig
+from kerobust.models.weights import copy_encoder_weights, named_weights
+
+ENCODERS = {"vit": VisionTransformer}
+
+__all__ = [
+    "ENCODERS",
+    "Classifier",
+    "ClassifierHead",
+    "MaeDecoder",
+    "Mask",
+    "VisionTransformer",
+    "VitConfig",
+    "copy_encoder_weights",
+    "load_bundle",
+    "named_weights",
+    "pixel_mask",
+    "random_mask",
+    "read_info",
+    "save_bundle",
+]

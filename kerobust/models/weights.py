@@ -1,0 +1,88 @@
+"""Weights found by name, and copied from one encoder to another."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from kerobust.config import UserError
+from kerobust.models.vit import VisionTransformer
+
+
+def named_weights(model: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
+    """Returns the variables of a model under their attribute paths.
+
+    A path such as `encoder/blocks/0/attention/qkv/kernel` depends on the model's code
+    only, unlike a variable's own name, which counts earlier models of the process.
+    """
+    view = tf.train.TrackableView(model)
+    wanted = {id(variable) for variable in model.weights}
+    found: dict[str, tf.Variable] = {}
+    seen, queue = {id(model)}, [("", model)]
+    for path, item in queue:  # Grows while it is read: nearest paths come first.
+        for name, child in sorted(view.children(item).items()):
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+            queue.append((f"{path}{name}/", child))
+            if id(child) in wanted:
+                found[path + name] = child
+    return found
+
+
+def assign_weights(
+    model: tf.keras.layers.Layer, values: Mapping[str, np.ndarray], source: str
+) -> None:
+    """Gives every variable of `model` the value of the same name.
+
+    Args:
+        model: Target; variables are found by `named_weights`.
+        values: Arrays by name.
+        source: Where the values come from, for the message.
+
+    Raises:
+        UserError: If names are missing or unexpected, or shapes differ; nothing is
+            assigned then.
+    """
+    weights = named_weights(model)
+    problems = [f"missing {name}" for name in sorted(weights.keys() - values.keys())]
+    problems += [
+        f"unexpected {name}" for name in sorted(values.keys() - weights.keys())
+    ]
+    problems += [
+        f"{name} has shape {values[name].shape} instead of {tuple(weight.shape)}"
+        for name, weight in weights.items()
+        if name in values and values[name].shape != tuple(weight.shape)
+    ]
+    if problems:
+        raise UserError(
+            "`source` must hold the weights of the model it is loaded into. "
+            f"Received: source={source}, with {len(problems)} differences: "
+            f"{'; '.join(problems)}. Build the model with the settings of the source."
+        )
+    for name, weight in weights.items():
+        weight.assign(values[name])
+
+
+def copy_encoder_weights(source: VisionTransformer, target: VisionTransformer) -> None:
+    """Copies a pretrained encoder into one that is built for fine-tuning.
+
+    The target may lack the final norm, train positions that are fixed in the source
+    (they start at the source's values) and have another drop path.
+
+    Raises:
+        UserError: If the patch grids differ, or if any other weight is missing,
+            unexpected or of another shape; nothing is copied then.
+    """
+    if source.grid != target.grid:
+        raise UserError(
+            "`target` must have the patch grid of the source: positions are not "
+            f"interpolated. Received: source.grid={source.grid}, "
+            f"target.grid={target.grid}. Keep --data.image_size and --model.patch_size."
+        )
+    values = {name: each.numpy() for name, each in named_weights(source).items()}
+    if target.norm is None:
+        values = {name: v for name, v in values.items() if not name.startswith("norm/")}
+    if "positions" in named_weights(target):
+        values["positions"] = np.array(source.positions)
+    assign_weights(target, values, "the source encoder")

@@ -1,0 +1,127 @@
+"""The run folder: whose it is, with which settings and on which machine it was made."""
+
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+
+import tensorflow as tf
+
+from kerobust.config import UserError
+from kerobust.experiment import ExperimentConfig
+
+_PACKAGES = ("kerobust", "tensorflow", "keras", "numpy", "tensorflow-datasets")
+# Settings that may change between two starts in one folder: they do not change what
+# has been trained. Evaluation keeps its own record of what it evaluated.
+_FREE = ("evaluate.", "run.", "data.dir", "data.download", "data.memory_gigabytes")
+_BOUND = ("run.seed", "run.mixed_precision")
+
+
+def claim(config: ExperimentConfig, digest: str) -> pathlib.Path:
+    """Returns the run folder, made if needed, holding settings and environment.
+
+    Args:
+        config: The experiment.
+        digest: SHA-256 of the data.
+
+    Raises:
+        UserError: If the folder cannot be written, or holds another experiment.
+    """
+    folder = pathlib.Path(config.run.workdir)
+    flags = {**config.to_flags(), "data.digest": digest}
+    _require_same(folder, flags)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "config.flags", _flag_lines(config))
+        _write(folder / "environment.json", json.dumps(environment(digest), indent=1))
+    except OSError as error:
+        raise UserError(
+            f"`--run.workdir` must be a folder that can be written. Received: "
+            f"workdir={folder} ({error.strerror}). Choose another folder."
+        ) from error
+    return folder
+
+
+def identity(config: ExperimentConfig, digest: str) -> str:
+    """Returns a digest of all settings that decide what is trained, and of the data."""
+    bound = {name: text for name, text in config.to_flags().items() if _is_bound(name)}
+    text = json.dumps({**bound, "data.digest": digest}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def environment(digest: str) -> dict:
+    """Returns what a reader needs to judge where numbers come from."""
+    return {
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git": _git_state(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+        "devices": [item.name for item in tf.config.list_logical_devices()],
+        "data_digest": digest,
+    }
+
+
+def _require_same(folder: pathlib.Path, flags: dict[str, str]) -> None:
+    path = folder / "environment.json"
+    if not (folder / "config.flags").is_file() or not path.is_file():
+        return
+    lines = (folder / "config.flags").read_text().splitlines()
+    before = dict(line[2:].split("=", 1) for line in lines if line.startswith("--"))
+    before["data.digest"] = json.loads(path.read_text())["data_digest"]
+    changed = [
+        f"--{name}={value} (there: {before.get(name, 'absent')})"
+        for name, value in flags.items()
+        if _is_bound(name) and before.get(name) != value
+    ]
+    if changed:
+        raise UserError(
+            f"`--run.workdir` holds another configuration, which is left untouched. "
+            f"Received: workdir={folder} with {', '.join(changed[:5])}. Choose another "
+            "folder, or give the settings in its config.flags."
+        )
+
+
+def _is_bound(name: str) -> bool:
+    return name in _BOUND or not name.startswith(_FREE)
+
+
+def _flag_lines(config: ExperimentConfig) -> str:
+    lines = [f"--{name}={value}" for name, value in config.to_flags().items()]
+    return "\n".join(["# Effective settings of this run folder.", *lines, ""])
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _module() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else pathlib.Path(sys.argv[0]).name
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_state() -> str:
+    """Returns the checkout's commit, `-dirty` when it has changes, or `unknown`."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    here = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

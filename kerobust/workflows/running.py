@@ -1,0 +1,119 @@
+"""Runs the stages of an experiment in order, or only says what they would cost."""
+
+import pathlib
+import time
+
+import tensorflow as tf
+
+from kerobust.config import UserError
+from kerobust.data.views import training_batches
+from kerobust.experiment import ExperimentConfig
+from kerobust.flags import STOPPED
+from kerobust.methods.base import Method
+from kerobust.methods.optimisation import OptimisationConfig
+from kerobust.models.bundle import load_bundle
+from kerobust.workflows.evaluating import evaluate
+from kerobust.workflows.preparing import Experiment, prepare
+from kerobust.workflows.training import (
+    Stopped,
+    baselines,
+    finetune,
+    make_finetuning,
+    make_pretraining,
+    pretrain,
+    read_encoder,
+)
+
+
+def run(config: ExperimentConfig, dry_run: bool = False) -> int:
+    """Runs `--run.stages`; finished stages are read, interrupted ones continued.
+
+    Args:
+        config: The experiment.
+        dry_run: Build and trace one step of each training, write nothing.
+
+    Returns:
+        Exit code: 0, or 75 after a signal (the same command continues).
+    """
+    _require_start(config)
+    experiment = prepare(config, claim=not dry_run)
+    if dry_run:
+        return _estimate(experiment)
+    stages = config.run.stages
+    try:
+        encoder = _start(experiment)
+        if "pretrain" in stages:
+            encoder = pretrain(experiment)
+        if "finetune" in stages:
+            finetune(experiment, "finetune", config.finetune, encoder)
+        if "baselines" in stages:
+            baselines(experiment)
+        if "evaluate" in stages:
+            evaluate(experiment)
+    except Stopped as stop:
+        print(f"{stop}; the same command continues it.", flush=True)
+        return STOPPED
+    return 0
+
+
+def _require_start(config: ExperimentConfig) -> None:
+    """Refuses stages that have nothing to start from, before any work is done."""
+    stages, start = config.run.stages, config.run.init_from
+    folder = pathlib.Path(config.run.workdir)
+    if start is not None:
+        load_bundle(start)  # A missing or damaged bundle is reported here.
+        return
+    needs_encoder = "finetune" in stages and "pretrain" not in stages
+    if needs_encoder and not (folder / "encoder").exists():
+        raise UserError(
+            "`--run.init_from` must name an encoder bundle when `--run.stages` has "
+            "finetune without pretrain. Received: init_from=None and no encoder in "
+            f"{folder}. Add pretrain to --run.stages or name a bundle."
+        )
+    trained = "finetune" in stages or (folder / "finetune" / "model").exists()
+    if "evaluate" in stages and not trained:
+        raise UserError(
+            "`--run.init_from` must name a classifier bundle when `--run.stages` has "
+            "evaluate without finetune. Received: init_from=None and no fine-tuned "
+            f"model in {folder}. Add finetune to --run.stages or name a bundle."
+        )
+
+
+def _start(experiment: Experiment):
+    """Returns the encoder that `--run.init_from` or an earlier run provides."""
+    start = experiment.config.run.init_from
+    folder = pathlib.Path(start) if start else experiment.workdir / "encoder"
+    return read_encoder(folder) if folder.exists() else None
+
+
+def _estimate(experiment: Experiment) -> int:
+    """Prints parameters, memory and time of each training stage."""
+    config, stages = experiment.config, experiment.config.run.stages
+    if "pretrain" in stages:
+        split = experiment.source.splits["train"]
+        method = make_pretraining(experiment)
+        _print_estimate(config.method, method, config.pretrain, split)
+    if "finetune" in stages:
+        encoder = _start(experiment)
+        method = make_finetuning(experiment, config.finetune, encoder)
+        _print_estimate("finetune", method, config.finetune, experiment.labelled)
+    return 0
+
+
+def _print_estimate(name: str, method: Method, settings: OptimisationConfig, split):
+    steps, size = settings.steps(split.size), settings.batch_size
+    batches = training_batches(split, batch_size=size, steps=3)
+    seconds = []
+    for _ in range(2):  # The first fit holds the trace, the second the steps alone.
+        started = time.perf_counter()
+        method.fit(batches, steps_per_epoch=3, epochs=1, verbose=0)
+        seconds.append(time.perf_counter() - started)
+    weights = sum(tf.size(item).numpy() for item in method.trained_variables())
+    state = 4 * 4 * weights / 2**20  # Weight, gradient and two slots in float32.
+    print(
+        f"{name}: {weights:,} trained parameters, {steps:,} steps of {size} images, "
+        f"about {state:.1f} MiB of weights, gradients and slots, "
+        f"{seconds[0] - seconds[1]:.1f} s to trace, then {seconds[1] / 3:.3f} s per "
+        f"step: {steps * seconds[1] / 180:.1f} minutes",
+        flush=True,
+    )

@@ -1,0 +1,244 @@
+"""Stages that train: pretraining, fine-tuning, and what both are compared with."""
+
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from kerobust import run_folder
+from kerobust.config import UserError
+from kerobust.data.augmentations import AUGMENTATIONS
+from kerobust.data.datasets import Split
+from kerobust.data.views import training_batches
+from kerobust.distribute import strategy
+from kerobust.evaluation.online import OnlineKnn
+from kerobust.evaluation.plots import panel
+from kerobust.experiment import ExperimentConfig
+from kerobust.methods import METHODS
+from kerobust.methods.base import Method
+from kerobust.methods.finetune import Finetune, FinetuneConfig
+from kerobust.methods.optimisation import OptimisationConfig, compile_method
+from kerobust.models.bundle import load_bundle, read_info, save_bundle
+from kerobust.models.heads import Classifier, ClassifierHead
+from kerobust.models.vit import VisionTransformer
+from kerobust.models.weights import copy_encoder_weights
+from kerobust.tasks import Classification
+from kerobust.training.fit import fit
+from kerobust.workflows.preparing import Experiment
+
+
+class Stopped(Exception):
+    """A signal ended the run after saving; the same command continues it."""
+
+
+def pretrain(experiment: Experiment) -> VisionTransformer:
+    """Trains an encoder without labels, or reads it if that is done already."""
+    folder = experiment.workdir / "encoder"
+    if not folder.exists():
+        config, train = experiment.config, experiment.source.splits["train"]
+        method = make_pretraining(experiment)
+        seconds = _train(experiment, method, config.pretrain, train, "pretrain")
+        save_bundle(method.exports, folder, _info(experiment, seconds))
+    return read_encoder(folder)
+
+
+def make_pretraining(experiment: Experiment) -> Method:
+    """Returns the compiled pretraining method with new networks."""
+    config, train = experiment.config, experiment.source.splits["train"]
+    with _new_networks(config):
+        method = METHODS[config.method].from_experiment(config, train.image_shape)
+        compile_method(method, config.pretrain, train.size)
+    return method
+
+
+def finetune(
+    experiment: Experiment,
+    name: str,
+    settings: FinetuneConfig,
+    encoder: VisionTransformer | None,
+) -> Classifier:
+    """Trains a classifier on the labelled images, or reads it if that is done.
+
+    Args:
+        experiment: The prepared experiment.
+        name: Folder under the run folder.
+        settings: How to train.
+        encoder: Where to start; None = new weights.
+    """
+    folder = experiment.workdir / name / "model"
+    if not folder.exists():
+        method = make_finetuning(experiment, settings, encoder)
+        seconds = _train(experiment, method, settings, experiment.labelled, name)
+        save_bundle(method.model, folder, _info(experiment, seconds))
+    return load_bundle(folder)
+
+
+def make_finetuning(
+    experiment: Experiment, settings: FinetuneConfig, encoder: VisionTransformer | None
+) -> Finetune:
+    """Returns the compiled fine-tuning method; see `finetune`."""
+    config, labelled = experiment.config, experiment.labelled
+    total = settings.steps(labelled.size)
+    task = Classification(experiment.source.num_classes, settings.label_smoothing)
+    with _new_networks(config):
+        model = Classifier(
+            config.model.build(
+                labelled.image_shape,
+                settings.drop_path,
+                final_norm=settings.pooling == "cls",
+                train_positions=True,
+            ),
+            ClassifierHead(task.num_classes, pooling=settings.pooling),
+        )
+        if encoder is not None:
+            copy_encoder_weights(encoder, model.encoder)
+        method = Finetune(model, task, settings, config.attack, total)
+        compile_method(method, settings, labelled.size)
+    return method
+
+
+def read_encoder(folder: pathlib.Path) -> VisionTransformer:
+    """Returns the encoder of a bundle.
+
+    Raises:
+        UserError: If the folder holds no bundle, or one without an encoder.
+    """
+    bundle = load_bundle(folder)
+    if isinstance(bundle, VisionTransformer):
+        return bundle
+    if isinstance(bundle, Classifier):
+        return bundle.encoder
+    if "encoder" not in bundle:
+        raise UserError(
+            f"`--run.init_from` must hold an encoder. Received: init_from={folder} "
+            f"with {', '.join(bundle)}."
+        )
+    return bundle["encoder"]
+
+
+def baselines(experiment: Experiment) -> None:
+    """Trains the networks that the result is compared with."""
+    for arm in experiment.config.baselines.arms:
+        settings = arm_settings(experiment, arm)
+        if settings is not None:
+            finetune(experiment, f"baselines/{arm}", settings, None)
+
+
+def arm_settings(experiment: Experiment, arm: str) -> FinetuneConfig | None:
+    """Returns how an arm is trained; None for probes, which are fitted when tested."""
+    settings = experiment.config.finetune
+    if arm == "scratch":
+        return settings
+    if arm == "natural":
+        return settings.replace(attack="natural")
+    if arm == "scratch_equal_compute":
+        factor = _compute_factor(experiment)
+        return settings.replace(
+            epochs=round(settings.epochs * factor),
+            warmup_epochs=settings.warmup_epochs * factor,
+        )
+    return None
+
+
+def _compute_factor(experiment: Experiment) -> float:
+    """Returns what pretraining and fine-tuning cost, in fine-tunings, in seconds."""
+    chosen = experiment.config.baselines.compute_factor
+    if chosen is not None:
+        return chosen
+    folders = ("encoder", "finetune/model")
+    missing = [name for name in folders if not (experiment.workdir / name).exists()]
+    if missing:
+        raise UserError(
+            "`--baselines.arms` with scratch_equal_compute needs the seconds of "
+            f"pretraining and fine-tuning. Received: no {' and no '.join(missing)} in "
+            f"{experiment.workdir}. Run those stages first, or set "
+            "--baselines.compute_factor."
+        )
+    first, second = (
+        read_info(experiment.workdir / name)["seconds"] for name in folders
+    )
+    return (first + second) / second
+
+
+def _train(
+    experiment: Experiment,
+    method: Method,
+    settings: OptimisationConfig,
+    split: Split,
+    name: str,
+) -> float:
+    """Runs or continues one training; returns its seconds without interruptions."""
+    config, steps = experiment.config, settings.steps(split.size)
+
+    def batches(start_step: int) -> tf.data.Dataset:
+        return training_batches(
+            split,
+            batch_size=settings.batch_size,
+            steps=steps,
+            start_step=start_step,
+            seed=config.run.seed,
+            augment=AUGMENTATIONS[settings.augment],
+        )
+
+    print(f"{name}: {steps} steps, peak rate {settings.peak_rate():.3g}", flush=True)
+    fitted = fit(
+        method,
+        batches,
+        steps=steps,
+        batch_size=settings.batch_size,
+        folder=experiment.workdir / name,
+        run=config.run,
+        probes=_probes(experiment, method, steps),
+        digest=run_folder.identity(config, experiment.source.digest),
+        hparams=config.to_flags(),
+    )
+    if fitted.stopped:
+        raise Stopped(f"{name} stopped at step {fitted.step} of {steps}")
+    return _seconds(fitted.history, settings.batch_size)
+
+
+def _seconds(history: list[dict], batch_size: int) -> float:
+    """Returns what the steps of all sessions took, tracing left out."""
+    speeds = [row["images_per_second"] for row in history if "images_per_second" in row]
+    usual, before, seconds = float(np.median(speeds)) if speeds else np.inf, 0, 0.0
+    for row in history:
+        images = (row["step"] - before) * batch_size
+        seconds += images / row.get("images_per_second", usual)
+        before = row["step"]
+    return seconds
+
+
+def _probes(experiment: Experiment, method: Method, steps: int) -> list:
+    """Returns what is measured while pretraining: kNN accuracies and pictures."""
+    if not hasattr(method, "pictures"):
+        return []
+    splits, config = experiment.source.splits, experiment.config
+    every = max(steps // 10, 1)
+    first = next(iter(training_batches(splits["train"], batch_size=8, steps=1)))
+
+    def pictures(step: int) -> dict:
+        return {"pictures": panel(method.pictures(first))}
+
+    probes = [(every, pictures)]
+    if (experiment.labelled.labels >= 0).all() and splits["validation"].size:
+        knn = OnlineKnn(
+            method.encoder, experiment.labelled, splits["validation"], config.attack
+        )
+        probes.append((every, lambda step: knn()))
+    return probes
+
+
+def _new_networks(config: ExperimentConfig):
+    """Returns the scope for new networks; their first values follow the seed."""
+    tf.keras.utils.set_random_seed(config.run.seed)
+    return strategy(config.run.devices).scope()
+
+
+def _info(experiment: Experiment, seconds: float) -> dict:
+    environment = run_folder.environment(experiment.source.digest)
+    return {
+        "seconds": seconds,
+        "flags": experiment.config.to_flags(),
+        "environment": environment,
+        "class_names": list(experiment.source.class_names),
+    }

@@ -1,0 +1,180 @@
+"""Every mistake ends in one paragraph: flag, expectation, what arrived, the fix."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from kerobust import train
+from kerobust.flags import USER_ERROR
+
+TINY = (
+    "--model.width=16",
+    "--model.depth=1",
+    "--model.heads=2",
+    "--mae.decoder_width=16",
+    "--mae.decoder_depth=1",
+    "--mae.decoder_heads=2",
+    "--pretrain.epochs=1",
+    "--pretrain.batch_size=32",
+    "--finetune.batch_size=32",
+)
+
+
+def run(tmp_path, capsys, *arguments):
+    """Returns (exit code, standard error) of `kerobust.train` in a fresh folder."""
+    workdir = f"--run.workdir={tmp_path / 'run'}"
+    code = train.main(["train", workdir, *TINY, *arguments])
+    return code, capsys.readouterr().err
+
+
+def assert_refused(outcome, *fragments):
+    """One paragraph that holds every fragment; exit code 2; no traceback."""
+    code, message = outcome
+    assert code == USER_ERROR
+    assert "Traceback" not in message
+    assert message.startswith("error: ") and message.count("\n") == 1
+    for fragment in fragments:
+        assert fragment in message
+
+
+@pytest.mark.parametrize(
+    ("argument", "fragments"),
+    [
+        ("--attack.epsilon=8", ("--attack.epsilon", "epsilon=8", "did you mean 8/255")),
+        ("--mimir.epsilon=8", ("--mimir.epsilon", "epsilon=8", "did you mean 8/255")),
+        ("--attack.epsilon=-0.1", ("--attack.epsilon", "epsilon=-0.1", "[0, 1]")),
+        ("--attack.epsilon=8/0", ("--attack.epsilon", "8/0", "8/255")),
+        ("--attack.norm=linff", ("--attack.norm", "linff", 'Did you mean "linf"')),
+        ("--method=mimmir", ("--method", "mimmir", 'Did you mean "mimir"')),
+        ("--data.name=digitz", ("--data.name", "digitz", 'Did you mean "digits"')),
+        ("--run.stages=pretran", ("--run.stages", "pretran", '"pretrain"')),
+        ("--mae.mask_ratio=1", ("--mae.mask_ratio", "mask_ratio=1", "(0, 1)")),
+        ("--mae.mask_ratio=0", ("--mae.mask_ratio", "mask_ratio=0", "(0, 1)")),
+        ("--mae.mask_ratio=0.99", ("--mae.mask_ratio", "0.99", "16 patches")),
+        ("--model.patch_size=3", ("--model.patch_size", "patch_size=3", "8")),
+        ("--pretrain.epochs=many", ("--pretrain.epochs", "many", "whole number")),
+        ("--pretrain.batch_size=4096", ("--pretrain.batch_size", "4096", "1100")),
+        ("--mimir.presett=repo", ("--mimir.presett", "Did you mean --mimir.preset?")),
+        ("mimir", ("--name=value", "mimir")),
+        ("--run.init_from=nowhere", ("--run.init_from", "nowhere")),
+    ],
+)
+def test_a_wrong_flag_is_refused(tmp_path, capsys, argument, fragments):
+    stages = "--run.stages=finetune" if "init_from" in argument else "--run.log_steps=5"
+
+    outcome = run(tmp_path, capsys, stages, argument)
+
+    assert_refused(outcome, *fragments)
+    assert not list(tmp_path.glob("run/*/checkpoints/*"))
+
+
+def test_a_batch_smaller_than_the_replicas_is_refused(tmp_path, capsys):
+    outcome = run(tmp_path, capsys, "--pretrain.batch_size=1", "--run.devices=2")
+
+    assert_refused(outcome, "--pretrain.batch_size", "batch_size=1", "--run.devices")
+
+
+def test_a_label_fraction_that_empties_a_class_is_refused(tmp_path, capsys):
+    outcome = run(
+        tmp_path, capsys, "--run.stages=finetune", "--data.label_fraction=0.001"
+    )
+
+    assert_refused(outcome, "--data.label_fraction", "0.001", "class")
+
+
+@pytest.mark.parametrize(
+    ("images", "fragments"),
+    [
+        (np.full([20, 8, 8, 3], 128.0, np.float32), ("[0, 1]", "255")),
+        (np.full([20, 8, 8, 3], np.nan, np.float32), ("NaN",)),
+        (np.zeros([20, 8], np.float32), ("shape",)),
+        (np.zeros([20, 8, 8, 7], np.float32), ("channel", "7")),
+    ],
+    ids=["0..255", "nan", "rank", "channels"],
+)
+def test_wrong_images_are_refused(tmp_path, capsys, images, fragments):
+    path = tmp_path / "images.npz"
+    np.savez(path, images=images, labels=np.arange(20) % 2)
+
+    outcome = run(tmp_path, capsys, f"--data.name=npz:{path}")
+
+    assert_refused(outcome, "--data.name", *fragments)
+
+
+def test_missing_empty_and_one_class_folders_are_refused(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one" / "cats").mkdir(parents=True)
+    _jpeg(tmp_path / "one" / "cats" / "a.jpg")
+    size = "--data.image_size=8"
+
+    for name in ("absent", "empty", "one"):
+        outcome = run(tmp_path, capsys, f"--data.name=folder:{tmp_path / name}", size)
+
+        assert_refused(outcome, "--data.name", name)
+
+
+def test_corrupt_pictures_are_skipped_up_to_a_cap(tmp_path, capsys):
+    for kind in ("cats", "dogs"):
+        (tmp_path / "pets" / kind).mkdir(parents=True)
+        for index in range(40):
+            _jpeg(tmp_path / "pets" / kind / f"{index}.jpg")
+    (tmp_path / "pets" / "cats" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    folder = (f"--data.name=folder:{tmp_path / 'pets'}", "--data.image_size=8")
+
+    accepted, _ = run(tmp_path, capsys, *folder, "--data.corrupt_cap=0.1")
+    refused = run(tmp_path, capsys, *folder, "--data.corrupt_cap=0")
+
+    assert accepted == 0
+    assert_refused(refused, "--data.corrupt_cap", "broken.jpg")
+
+
+def test_a_workdir_with_another_configuration_is_left_untouched(tmp_path, capsys):
+    assert run(tmp_path, capsys)[0] == 0
+    before = _snapshot(tmp_path / "run")
+
+    outcome = run(tmp_path, capsys, "--mimir.weight=1e-3")
+
+    assert_refused(outcome, "--run.workdir", "--mimir.weight=0.001", "there: 1e-05")
+    assert _snapshot(tmp_path / "run") == before
+
+
+def test_an_unwritable_workdir_is_refused(tmp_path, capsys):
+    (tmp_path / "run").write_text("a file, so that no folder can be made here")
+
+    outcome = run(tmp_path, capsys)
+
+    assert_refused(outcome, "--run.workdir", "run")
+
+
+def test_missing_and_truncated_bundles_are_refused(tmp_path, capsys):
+    assert run(tmp_path, capsys)[0] == 0
+    weights = next((tmp_path / "run" / "encoder").rglob("weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+
+    outcome = run(tmp_path, capsys, "--run.stages=finetune")
+
+    assert_refused(outcome, "weights.safetensors")
+
+
+def test_a_flag_file_must_exist_and_not_include_itself(tmp_path, capsys):
+    loop = tmp_path / "loop.flags"
+    loop.write_text("--flagfile=loop.flags\n")
+
+    missing = run(tmp_path, capsys, f"--flagfile={tmp_path / 'absent.flags'}")
+    assert_refused(missing, "--flagfile", "absent.flags")
+    assert_refused(run(tmp_path, capsys, f"--flagfile={loop}"), "--flagfile", "itself")
+
+
+def _jpeg(path: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    seed = hash(path.name) % 1000
+    pixels = np.random.default_rng(seed).integers(0, 255, [12, 12, 3], np.uint8)
+    path.write_bytes(tf.io.encode_jpeg(pixels).numpy())
+
+
+def _snapshot(folder: pathlib.Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {os.path.relpath(path, folder): path.read_bytes() for path in files}

@@ -1,0 +1,118 @@
+"""One row per training method: what all of them must do."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerobust.methods import METHODS
+from kerobust.methods.optimisation import PretrainConfig, compile_method
+from tests.methods.finetune_test import make as make_finetune
+from tests.methods.mimir_test import first_batch
+from tests.methods.tiny import tiny_pretraining
+
+FINETUNE = ("natural", "fast", "pgd", "trades")
+ROWS = [*METHODS, *FINETUNE]
+
+
+def make(name: str):
+    if name in FINETUNE:
+        return make_finetune(attack=name, warmup_epochs=0.0)
+    method = tiny_pretraining(name, mi_batch=8)
+    config = PretrainConfig(epochs=10, batch_size=16, warmup_epochs=0.0, base_rate=1e-2)
+    compile_method(method, config, 160)
+    return method
+
+
+@pytest.fixture(params=ROWS)
+def name(request):
+    return request.param
+
+
+def test_a_step_returns_the_loss_and_every_term(name):
+    method = make(name)
+
+    logs = method.train_step(first_batch())
+
+    assert set(logs) >= {"loss", *method.TERMS, *method.MEASURES}
+    total = sum(float(logs[term]) for term in method.TERMS)
+    np.testing.assert_allclose(float(logs["loss"]), total, rtol=1e-5)
+
+
+def test_training_lowers_the_loss_and_moves_every_trained_weight(name):
+    method, batch = make(name), first_batch()
+    before = [value.numpy() for value in method.trained_variables()]
+    first = float(method.train_step(batch)["loss"])
+    for _ in range(30):
+        method.train_step(batch)
+    method.reset_metrics()
+
+    last = float(method.train_step(batch)["loss"])
+
+    assert last < first
+    for old, variable in zip(before, method.trained_variables(), strict=True):
+        assert np.any(old != variable.numpy()), variable.name
+
+
+def test_eager_and_compiled_steps_agree(name):
+    logs, weights = [], []
+    for eager in (True, False):
+        tf.keras.utils.set_random_seed(0)
+        method = make(name)
+        step = method.train_step if eager else tf.function(method.train_step, autograph=False)
+        logs.append(step(first_batch()))
+        weights.append([value.numpy() for value in method.trained_variables()])
+
+    np.testing.assert_allclose(logs[0]["loss"], logs[1]["loss"], rtol=1e-5)
+    # AdamW's first step is the sign of the gradient: compare where it is not a tie.
+    for first, second in zip(*weights, strict=True):
+        assert np.mean(np.abs(first - second) < 1e-5) > 0.98
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains_with_float32_images_and_losses(name, policy):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    method, batch = make(name), first_batch()
+
+    seen = method.perturb(batch)
+    terms = method.loss_terms(seen, training=True)
+    logs = method.train_step(batch)
+
+    assert all(value.dtype == tf.float32 for value in terms.values())
+    assert seen.get("adversarial", batch["images"]).dtype == tf.float32
+    assert np.isfinite(float(logs["loss"]))
+
+
+def test_a_checkpoint_brings_back_weights_and_slots(name, tmp_path):
+    batch, first = first_batch(), make(name)
+    for _ in range(3):
+        first.train_step(batch)
+    saved = tf.train.Checkpoint(method=first, optimizer=first.optimizer)
+    path = saved.save(str(tmp_path / "checkpoint"))
+    second = make(name)
+
+    restored = tf.train.Checkpoint(method=second, optimizer=second.optimizer)
+    restored.restore(path).assert_consumed()
+    first.train_step(batch)
+    second.train_step(batch)
+
+    pairs = zip(first.trained_variables(), second.trained_variables(), strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_exports_are_named_models(name):
+    exports = make(name).exports
+
+    assert exports
+    assert all(isinstance(model, tf.keras.Model) for model in exports.values())
+
+
+def test_every_setting_has_help_and_survives_a_round_trip_through_text():
+    from kerobust.experiment import ExperimentConfig
+    from kerobust.flags import parse
+
+    flags = ExperimentConfig().to_flags()
+
+    again = parse([f"--{name}={text}" for name, text in flags.items()]).config
+
+    assert again == ExperimentConfig()

@@ -1,0 +1,44 @@
+"""What every test gets: quiet TensorFlow, two logical CPUs, fixed seeds."""
+
+import os
+import pathlib
+import random
+
+# Read when TensorFlow is imported or starts, so they stand before the import. Two
+# threads per pool, not one: replicas on logical CPUs wait for each other, and with a
+# single inter-op thread they would wait forever.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for pool, threads in (("INTRAOP", "1"), ("INTEROP", "2")):
+        os.environ.setdefault(f"TF_NUM_{pool}_THREADS", threads)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerobust.distribute import ensure_logical_cpus
+
+ensure_logical_cpus(2)
+
+
+@pytest.fixture(autouse=True)
+def fixed_start():
+    """Starts each test from the same seeds and leaves the global policy as found."""
+    random.seed(0)
+    np.random.seed(0)
+    tf.random.set_seed(0)
+    yield
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> pathlib.Path:
+    """Returns the folder named by KEROBUST_DATA; skips the test by name without it."""
+    name = os.environ.get("KEROBUST_DATA")
+    if not name:
+        pytest.skip("KEROBUST_DATA does not name a folder of image data")
+    folder = pathlib.Path(name)
+    if not folder.is_dir():
+        pytest.fail(f"KEROBUST_DATA must name a folder. Received: {name}.")
+    return folder

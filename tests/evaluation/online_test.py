@@ -1,0 +1,82 @@
+"""Clean and robust nearest-neighbour accuracy of an encoder."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerobust.attacks import AttackConfig
+from kerobust.config import UserError
+from kerobust.evaluation import OnlineKnn, knn_predict
+from kerobust.types import Tokens
+from tests.evaluation.small import digits, relabelled, small_split
+
+BANK = digits().splits["train"].subset(np.arange(200))
+
+
+def centred_pixels(images):
+    """Features with class information, as cls and two patches."""
+    flat = tf.reshape(images, [-1, 192]) - 0.3
+    return Tokens(cls=flat, patches=tf.stack([flat, 2.0 * flat], axis=1))
+
+
+def test_clean_accuracy_is_that_of_the_features():
+    images, labels = small_split().arrays()
+    bank, bank_labels = BANK.arrays()
+
+    found = OnlineKnn(centred_pixels, BANK, small_split(), AttackConfig(0.1))(7)
+
+    # Class token and mean patch hold the same directions as the pixels themselves.
+    predictions = knn_predict(
+        bank.reshape(200, -1) - 0.3, bank_labels, images.reshape(60, -1) - 0.3
+    )
+    assert found["knn/clean"] == pytest.approx(np.mean(predictions == labels))
+
+
+def test_attack_lowers_accuracy_and_epsilon_0_does_not():
+    def robust(epsilon, steps=5):
+        return OnlineKnn(
+            centred_pixels, BANK, small_split(), AttackConfig(epsilon), steps
+        )()["knn/robust"]
+
+    clean = OnlineKnn(centred_pixels, BANK, small_split(), AttackConfig(0.1))()
+
+    assert robust(0.0) == clean["knn/clean"]
+    assert robust(0.4) < clean["knn/clean"] - 0.2
+
+
+def test_batch_size_changes_nothing():
+    results = [
+        OnlineKnn(
+            centred_pixels, BANK, small_split(), AttackConfig(0.3), batch_size=size
+        )()
+        for size in (7, 60)
+    ]
+
+    assert results[0] == results[1]
+
+
+def test_it_follows_the_encoder_and_leaves_it_untouched():
+    encoder = tf.keras.Sequential(
+        [tf.keras.layers.Input((8, 8, 3)), tf.keras.layers.Flatten()]
+        + [tf.keras.layers.BatchNormalization(), tf.keras.layers.Dense(8)]
+    )
+    probe = OnlineKnn(encoder, BANK, small_split(), AttackConfig(0.02), steps=2)
+    before = [weight.numpy() for weight in encoder.weights]
+
+    first = probe()
+    for weight, value in zip(encoder.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+    encoder.layers[-1].set_weights([np.zeros([192, 8]), np.ones([8])])
+    second = probe()
+
+    # A constant encoder sees the same neighbours everywhere: one class for all.
+    assert first["knn/clean"] > 0.25
+    assert second["knn/clean"] <= 0.2
+    assert second["knn/robust"] == second["knn/clean"]
+
+
+def test_unlabelled_examples_are_refused():
+    unlabelled = relabelled(small_split(), np.r_[-1, np.zeros(59)])
+
+    with pytest.raises(UserError, match="`queries` must.* 60 examples, 1 of them"):
+        OnlineKnn(centred_pixels, BANK, unlabelled, AttackConfig(0.1))
