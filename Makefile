@@ -40,20 +40,22 @@ clean: ## Remove .venv and every cache; keep runs/.
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# `.begun` stands while packages are being installed: found at the start, it says that
+# `.begun` stands while the environment is being made: found at the start, it says that
 # the last attempt was interrupted and that .venv cannot be trusted.
 $(READY): setup.py constraints.txt
-	@if [ -e $(BEGUN) ] || ! $(PYTHON) -m pip --version >/dev/null 2>&1; then \
-		rm -rf $(VENV); \
-	fi
+	@if [ -e $(BEGUN) ] || ! $(PYTHON) -c '$(SUITABLE); import pip' >/dev/null 2>&1; \
+		then rm -rf $(VENV); fi
 	@if [ ! -d $(VENV) ]; then \
 		python=$$($(FIND_PYTHON)) || { echo "$(NO_PYTHON)" >&2; exit 2; }; \
-		echo "Making $(VENV) with $$python."; "$$python" -m venv $(VENV); \
+		echo "Making $(VENV) with $$python."; \
+		mkdir $(VENV); touch $(BEGUN); "$$python" -m venv $(VENV); \
 	fi
 	@touch $(BEGUN)
 	$(PYTHON) -m pip install -q -c constraints.txt -e '.[$(EXTRAS)]'
 	@rm $(BEGUN)
 	@touch $(READY)
+
+SUITABLE := import sys; assert (3, 10) <= sys.version_info[:2] <= (3, 11)
 
 NO_PYTHON := kerobust needs Python 3.10 or 3.11 with its venv module, \
 and none was found on the PATH or among the versions of pyenv.
@@ -64,6 +66,5 @@ and none was found on the PATH or among the versions of pyenv.
 FIND_PYTHON = { for python in python3.11 python3.10 python3 python \
 	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.11.*/bin/python \
 	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.10.*/bin/python; do \
-	"$$python" -c 'import sys, venv, ensurepip; \
-sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' >/dev/null 2>&1 \
+	"$$python" -c '$(SUITABLE); import venv, ensurepip' >/dev/null 2>&1 \
 	&& echo "$$python" && exit 0; done; exit 1; }

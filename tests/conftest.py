@@ -4,14 +4,12 @@ import os
 import pathlib
 import random
 
-# Read when TensorFlow is imported or starts, so they stand before the import. Two
-# threads per pool, not one: replicas on logical CPUs wait for each other, and with a
-# single inter-op thread they would wait forever.
+# Read when TensorFlow is imported or starts, so they stand before the import. Workers
+# of pytest-xdist share the cores: one thread each keeps them out of each other's way.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    for pool, threads in (("INTRAOP", "1"), ("INTEROP", "2")):
-        os.environ.setdefault(f"TF_NUM_{pool}_THREADS", threads)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import numpy as np
 import pytest

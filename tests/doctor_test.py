@@ -193,6 +193,7 @@ def test_the_doctor_works_where_tensorflow_is_not_installed(tmp_path):
     assert rows["work folder"]["state"] == "ok"
 
 
+@pytest.mark.slow
 def test_the_doctor_passes_in_the_environment_of_the_tests(tmp_path):
     command = [sys.executable, "-m", "kerobust.doctor", "--workdir", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

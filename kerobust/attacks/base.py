@@ -215,7 +215,7 @@ class Attack(tf.keras.layers.Layer):
                 given = (images, targets, epsilon, step_size, keys)
                 return self._run(alive(), return_info, *given)
 
-            functions[key] = tf.function(run, signature, autograph=False)
+            functions[key] = tf.function(run, signature)
         return functions[key]
 
     def _warn_of_retracing(self):
@@ -241,6 +241,11 @@ class Attack(tf.keras.layers.Layer):
         if return_info:
             found = found.assessed(objective, targets)
         if self.skip_misclassified:
+            if objective.fooled(outputs, targets) is None:
+                raise TypeError(
+                    "`skip_misclassified` needs an objective that knows success. "
+                    f"Received: {type(objective).__name__}, whose `fooled` is None."
+                )
             clean = Candidate.after(images, 0).judged(objective, outputs, targets)
             found = found.unless(clean.fooled, clean)
         info = ()

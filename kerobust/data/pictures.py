@@ -44,7 +44,7 @@ class Files:
         images = tf.ensure_shape(images, [rows.shape[0], *self.image_shape])
         return tf.cast(images, tf.float32) / 255.0
 
-    @tf.function
+    @tf.function(autograph=False)
     def _decode(self, paths: tf.Tensor) -> tf.Tensor:
         """Returns uint8 [B, H, W, 3]; a file that cannot be decoded is named."""
         count = tf.size(paths)
@@ -95,6 +95,7 @@ def decode_all(paths: list[pathlib.Path], size: int | None) -> Iterator:
     decode = tf.function(
         lambda data: decode_picture(data, size),
         input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
     )
 
     def read(path: pathlib.Path) -> np.ndarray:

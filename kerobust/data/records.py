@@ -51,7 +51,7 @@ class Records:
             found[place] = record[self._key]
         return found
 
-    @tf.function
+    @tf.function(autograph=False)
     def _decode(self, data: tf.Tensor) -> tf.Tensor:
         spec = tf.TensorSpec(self.image_shape, tf.uint8)
         return tf.map_fn(self._decode_one, data, fn_output_signature=spec)

@@ -14,6 +14,9 @@ from kerobust.data.augmentations import identity
 from kerobust.data.splits import Split
 from kerobust.randomness import example_keys, fold_in
 
+# Nothing here needs AutoGraph, whose conversion takes longer than the tracing.
+_plain = tf.autograph.experimental.do_not_convert
+
 
 def training_batches(
     split: Split,
@@ -36,7 +39,8 @@ def training_batches(
         steps: Number of steps of the whole run.
         start_step: First step to give.
         seed: Of order and keys, at least 0.
-        augment: (images float32 [B, H, W, 3], keys int32 [B, 2]) -> images.
+        augment: (images float32 [B, H, W, 3], keys int32 [B, 2]) -> images; traced
+            without AutoGraph.
 
     Returns:
         Dataset of {"images": float32 [B, H, W, 3] in [0, 1], "labels": int32 [B],
@@ -54,6 +58,7 @@ def training_batches(
     first_epoch = start_step // per_epoch
     ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
 
+    @_plain
     def epoch_batches(epoch):
         keys = fold_in(example_keys(seed, epoch, ids), "order")
         order = tf.argsort(tf.bitcast(keys, tf.int64), stable=True)
@@ -61,6 +66,7 @@ def training_batches(
         positions = tf.data.Dataset.from_tensor_slices(order)
         return positions.map(lambda batch: (epoch, batch))
 
+    @_plain
     def load(epoch, positions):
         batch_ids = tf.gather(ids, positions)
         keys = example_keys(seed, epoch, batch_ids)
@@ -101,6 +107,7 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
         )
     ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
 
+    @_plain
     def load(start):
         numbers = tf.cast(start, tf.int32) + tf.range(batch_size)
         positions = tf.minimum(numbers, split.size - 1)

@@ -47,6 +47,11 @@ class EvaluateConfig(Config):
         " 2 times epsilon. 0 and the radius of a plain grey image are always added.",
         low=0,
     )
+    split: str = setting(
+        "test",
+        "Images to evaluate; choose settings on validation, never on test.",
+        choices=("validation", "test"),
+    )
     limit: int | None = setting(
         None, "Evaluate this many images, evenly spread; empty = all.", low=1
     )
@@ -120,26 +125,35 @@ def evaluate(
 
 
 class _Clock:
-    """Says how far an evaluation has come and how long the rest will take."""
+    """Says how far an evaluation has come and how long the rest will take.
+
+    The first batch is left out of the estimate: compilation takes most of its time.
+    """
 
     def __init__(self, jobs: list[Job], batches: int, say: Callable[[str], None]):
         self.left = sum(job.cost for job in jobs) * batches
         self.batches = batches
         self.say = say
+        self.first = -1
         self.spent = 0
-        self.started = time.perf_counter()
+        self.started = 0.0
 
     def advance(self, job: Job, batch: int, fresh: bool) -> None:
         """Counts one attack on one batch; stored results take no time."""
         self.left -= job.cost
         if not fresh:
             return
-        self.spent += job.cost
-        elapsed = time.perf_counter() - self.started
-        remaining = elapsed / self.spent * self.left
+        if self.first in (-1, batch):
+            self.first, self.started = batch, time.perf_counter()
+            estimate = "known after this batch"
+        else:
+            self.spent += job.cost
+            elapsed = time.perf_counter() - self.started
+            seconds = round(elapsed / self.spent * self.left)
+            estimate = f"{seconds // 60}:{seconds % 60:02d}"
         self.say(
             f"{job.name} at {job.epsilon:.4g}: batch {batch + 1} of {self.batches}, "
-            f"ETA {int(remaining // 60)}:{int(remaining % 60):02d}"
+            f"ETA {estimate}"
         )
 
 

@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -143,7 +143,11 @@ def run_attack(
 
 def _make_attack(name: str, threat: AttackConfig, config) -> Attack:
     """Returns the evaluation form of an attack: it spares misclassified examples."""
-    options = {"norm": threat.norm, "keep": "best", "skip_misclassified": True}
+    options: dict[str, Any] = {
+        "norm": threat.norm,
+        "keep": "best",
+        "skip_misclassified": True,
+    }
     if name not in _ONE_STEP:
         options["steps"] = config.steps
     if name == "pgd":

@@ -53,7 +53,8 @@ class OnlineKnn:
         self.encoder = encoder
         self.bank = bank
         self.queries = queries
-        self.neighbours = {"k": k, "temperature": temperature}
+        self.k = k
+        self.temperature = temperature
         self.batch_size = batch_size
         # At the clean image the gradient is zero: the attack must start elsewhere.
         self.attack = PGD(
@@ -82,7 +83,7 @@ class OnlineKnn:
             )
             attacked = self._compiled(adversarial)
             right, withstood = (
-                knn_predict(bank, labels, item, **self.neighbours) == truth
+                knn_predict(bank, labels, item, self.k, self.temperature) == truth
                 for item in (features, attacked)
             )
             clean.append(right[valid])

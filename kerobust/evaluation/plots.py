@@ -107,7 +107,7 @@ def encode(image: np.ndarray) -> bytes:
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()
-    imsave(buffer, image, format="png", metadata={"Software": None})
+    imsave(buffer, image, format="png")
     return buffer.getvalue()
 
 
@@ -132,5 +132,5 @@ def _figure(width: float):
 
 def _png(figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -11,6 +11,8 @@ import numpy as np
 
 from kerobust.config import format_number
 
+Grid = tuple[list[str], list[list[str]]]  # Headers and rows of cells.
+
 
 class Section(NamedTuple):
     """A part of a report; what is empty is not shown.
@@ -48,7 +50,7 @@ def sentence(comparison: dict) -> str:
     )
 
 
-def grid(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+def grid(rows: list[dict]) -> Grid:
     """Returns the headers and the cells of the results table as text."""
     attacks = list(dict.fromkeys(name for item in rows for name in item["robust"]))
     headers = ["model", "natural %", *(f"{name} %" for name in attacks)]
@@ -92,7 +94,7 @@ def sections(report: dict) -> list[Section]:
     return [section for section in parts if section.paragraphs or section.cells]
 
 
-def _curve_grid(report: dict):
+def _curve_grid(report: dict) -> Grid:
     cells = [
         [
             name,
@@ -111,7 +113,7 @@ def _curve_grid(report: dict):
     return ["model", "epsilon", "PGD %"], cells
 
 
-def _picture_grid(report: dict):
+def _picture_grid(report: dict) -> Grid:
     headers = ["model", "attack", "image", "label", "predicted", "under attack"]
     cells = []
     for name, found in report.get("pictures", {}).items():
@@ -123,7 +125,7 @@ def _picture_grid(report: dict):
     return headers, cells
 
 
-def _norm_grid(rows: list[dict]):
+def _norm_grid(rows: list[dict]) -> Grid:
     cells = [
         [
             item["name"],
@@ -136,7 +138,7 @@ def _norm_grid(rows: list[dict]):
     return ["model", "attack", "mean", "max", "epsilon"], cells
 
 
-def _seconds_grid(rows: list[dict]):
+def _seconds_grid(rows: list[dict]) -> Grid:
     cells = [
         [item["name"], attack, f"{seconds:.1f}"]
         for item in rows

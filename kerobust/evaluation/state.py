@@ -40,7 +40,7 @@ class BatchState:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = sorted(self.folder.glob("*.npz"))
-        differing = self._differing(identity, probe)
+        differing = _differing(self.folder / _IDENTITY, identity, probe)
         if kept and differing:
             say(
                 f"discarding {len(kept)} stored batches in {self.folder}: they belong "
@@ -76,21 +76,6 @@ class BatchState:
         os.replace(temporary, path)
         return made, True
 
-    def _differing(self, identity: dict[str, str], probe: np.ndarray) -> list[str]:
-        """Returns the names of what is not as it was when the folder was made."""
-        try:
-            before = json.loads((self.folder / _IDENTITY).read_text())
-            stored, outputs = before["identity"], np.array(before["probe"])
-        except (OSError, ValueError, KeyError):
-            return ["identity"]
-        names = sorted({*stored, *identity})
-        names = [name for name in names if stored.get(name) != identity.get(name)]
-        scale = 1.0 + np.abs(probe).max(initial=0.0)
-        same = outputs.shape == probe.shape
-        if not (same and np.allclose(outputs, probe, rtol=0, atol=1e-4 * scale)):
-            names.append("outputs of the model")
-        return names
-
 
 def weights_digest(model) -> str:
     """Returns the SHA-256 of a model's weights in order, or "" if it shows none."""
@@ -118,6 +103,22 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         file.write(content)
         _flush(file)
     os.replace(temporary, path)
+
+
+def _differing(path: pathlib.Path, identity: dict[str, str], probe) -> list[str]:
+    """Returns the names of what is not as it was when the folder was made."""
+    try:
+        before = json.loads(path.read_text())
+        stored, outputs = before["identity"], np.array(before["probe"])
+    except (OSError, ValueError, KeyError):
+        return ["identity"]
+    names = sorted({*stored, *identity})
+    names = [name for name in names if stored.get(name) != identity.get(name)]
+    scale = 1.0 + np.abs(probe).max(initial=0.0)
+    same = outputs.shape == probe.shape
+    if not (same and np.allclose(outputs, probe, rtol=0, atol=1e-4 * scale)):
+        names.append("outputs of the model")
+    return names
 
 
 def _read(path: pathlib.Path) -> dict | None:

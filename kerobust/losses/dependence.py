@@ -16,6 +16,10 @@ class _Dependence:
         value = self._value(tf.cast(first, tf.float64), tf.cast(second, tf.float64))
         return tf.cast(value, tf.float32)
 
+    def _value(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """Returns the dependence of float64 matrices, a float64 scalar."""
+        raise NotImplementedError(f"{type(self).__name__} computes nothing.")
+
 
 class NormalizedHSIC(_Dependence):
     """Normalised HSIC, tr(R1 R2) with R = K (K + c I)^-1, between 0 and m - 1.

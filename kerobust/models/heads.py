@@ -76,7 +76,8 @@ class Classifier(tf.keras.Model):
     All variables exist after construction.
 
     Args:
-        encoder: Model whose call is that of `VisionTransformer`.
+        encoder: Model whose `call`, `width` and `layer_groups` are those of
+            `VisionTransformer`.
         head: `ClassifierHead`.
 
     Call arguments:
@@ -91,7 +92,14 @@ class Classifier(tf.keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.encoder = encoder
         self.head = head
-        self.build([None, *encoder.image_size, encoder.channels])
+        self._make_variables()
+
+    def _make_variables(self):
+        """Runs the head on one token; the encoder has its variables already."""
+        with tf.init_scope():
+            width = self.encoder.width
+            self.head(Tokens(tf.zeros([1, width]), tf.zeros([1, 1, width])))
+        self.built = True
 
     def call(self, images, training=None, keys=None):
         return self.head(self.encoder(images, training=training, keys=keys))

@@ -62,10 +62,10 @@ class MaeDecoder(tf.keras.Model):
     Args:
         grid: (rows, columns) of the patch grid.
         patch_size: Side of a patch in pixels.
+        input_width: Width of the encoder's tokens; with it, all variables exist after
+            construction.
         width, depth, heads: Token width, blocks and attention heads of the decoder.
         channels: Channels of the images.
-        input_width: Width of the encoder's tokens. Given, all variables exist after
-            construction; None makes them at the first call.
 
     Call arguments:
         tokens: `Tokens` of the visible patches: cls [B, E], patches [B, K, E].
@@ -85,17 +85,18 @@ class MaeDecoder(tf.keras.Model):
         grid: tuple[int, int],
         patch_size: int,
         *,
+        input_width: int,
         width: int = 128,
         depth: int = 2,
         heads: int = 16,
         channels: int = 3,
-        input_width: int | None = None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         self.grid = (int(grid[0]), int(grid[1]))
         self.patch_size, self.channels = patch_size, channels
         self.width, self.depth, self.heads = width, depth, heads
+        self.input_width = input_width
         self.positions = sincos_2d(*self.grid, width)
         self.mask_token = self.add_weight(
             "mask_token",
@@ -111,13 +112,15 @@ class MaeDecoder(tf.keras.Model):
         self.prediction = tf.keras.layers.Dense(
             patch_size**2 * channels, dtype="float32", name="prediction"
         )
-        if input_width is not None:
-            self._make_variables(input_width)
+        self._make_variables()
 
-    def _make_variables(self, input_width: int):
-        nothing = Tokens(tf.zeros([1, input_width]), tf.zeros([1, 0, input_width]))
-        patches = self.grid[0] * self.grid[1]
-        self(nothing, restore=tf.range(patches)[tf.newaxis])
+    def _make_variables(self):
+        """Runs the smallest forward there is: one image with nothing visible."""
+        with tf.init_scope():
+            patches = tf.zeros([1, 0, self.input_width])
+            restore = tf.range(self.grid[0] * self.grid[1])[tf.newaxis]
+            self.call(Tokens(tf.zeros([1, self.input_width]), patches), restore)
+        self.built = True
 
     def call(self, tokens: Tokens, restore):
         visible = tf.concat([tokens.cls[:, tf.newaxis], tokens.patches], axis=1)
@@ -129,23 +132,19 @@ class MaeDecoder(tf.keras.Model):
             [visible[:, 1:], tf.tile(mask_token, [batch, hidden, 1])], axis=1
         )
         ordered = tf.gather(shuffled, restore, batch_dims=1)
-        tokens = tf.concat([visible[:, :1], ordered], axis=1)
-        tokens += tf.cast(self.positions, tokens.dtype)
+        sequence = tf.concat([visible[:, :1], ordered], axis=1)
+        sequence += tf.cast(self.positions, sequence.dtype)
         for block in self.blocks:
-            tokens = block(tokens)
-        return self.prediction(self.norm(tokens[:, 1:]))
-
-    def get_build_config(self):
-        return None  # The constructor builds; Keras cannot: `call` has two inputs.
+            sequence = block(sequence)
+        return self.prediction(self.norm(sequence[:, 1:]))
 
     def get_config(self):
-        built = self.embedding.built
         return {
             "grid": list(self.grid),
             "patch_size": self.patch_size,
+            "input_width": self.input_width,
             "width": self.width,
             "depth": self.depth,
             "heads": self.heads,
             "channels": self.channels,
-            "input_width": self.embedding.kernel.shape[0] if built else None,
         }

@@ -154,7 +154,7 @@ class VisionTransformer(tf.keras.Model):
         self._mean = _per_channel("mean", mean, channels)
         self._std = _per_channel("std", std, channels)
         self._make_layers()
-        self.build([None, *self.image_size, channels])
+        self._make_variables()
 
     def _make_layers(self):
         self.cls_token = self.add_weight(
@@ -175,6 +175,13 @@ class VisionTransformer(tf.keras.Model):
             for index, rate in enumerate(rates)
         ]
         self.norm = layer_norm("norm", dtype="float32") if self.final_norm else None
+
+    def _make_variables(self):
+        """Runs the smallest forward there is: one patch of one image."""
+        with tf.init_scope():
+            image = tf.zeros([1, *self.image_size, self.channels])
+            self.call(image, visible=tf.zeros([1, 1], tf.int32))
+        self.built = True
 
     def _make_positions(self):
         """Returns the position embedding [1 + N, D]: a constant or a weight."""

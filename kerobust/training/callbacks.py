@@ -171,6 +171,12 @@ class Progress(StepCallback):
         self._first: tuple[int, float] | None = None
         self._shown = 0.0
 
+    def on_train_begin(self, logs=None):
+        """Says where a resumed training continues."""
+        super().on_train_begin(logs)
+        if self.step:
+            self.say(f"{self.title} continues from step {self.step} of {self.steps}")
+
     def after_step(self, logs):
         """Prints the line if it is time."""
         now = time.monotonic()

@@ -118,7 +118,7 @@ def fit(
             configuration or damaged checkpoints only, or cannot be written.
         ValueError: If `method` is not ready, or `batches` yields too few batches.
     """
-    _require_ready(method, steps)
+    _prepare(method, steps, run)
     folder = pathlib.Path(folder)
     checkpoints = Checkpoints(folder / "checkpoints", keep=run.keep_checkpoints)
     state = tf.train.Checkpoint(method=method, optimizer=method.optimizer)
@@ -129,22 +129,18 @@ def fit(
         return _already_done(start, steps, folder)
 
     progress = Progress(steps, folder.name, batch_size)
-    if start:
-        progress.say(f"{folder.name} continues from step {start} of {steps}")
     measured = Probes(steps, probes, progress.say)
     intervals = (run.log_steps, run.checkpoint_steps)
     log = MetricsLog(steps, folder, batch_size, intervals, measured)
     guard = StopOnNonFinite(steps, checkpoints)
     save = SaveEvery(steps, run.checkpoint_steps, checkpoints, state, extra)
-    method.steps_per_execution = run.steps_per_execution
-    method.jit_compile = run.jit_compile
     with StopOnSignal(steps) as stop, log.open(start, hparams):
         method.fit(
             batches(start),
             steps_per_epoch=steps - start,
             epochs=1,
             verbose=0,
-            callbacks=[stop, guard, progress, measured, log, save],
+            callbacks=[guard, measured, stop, progress, log, save],
         )
     stopped = stop.received is not None
     _require_end(save.step, steps, stopped)
@@ -161,7 +157,7 @@ def _already_done(start: int, steps: int, folder: pathlib.Path) -> Fitted:
     return Fitted(start, False, read_rows(folder / "metrics.jsonl"))
 
 
-def _require_ready(method: tf.keras.Model, steps: int) -> None:
+def _prepare(method: tf.keras.Model, steps: int, run: RunConfig) -> None:
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1. Received: steps={steps}.")
     if not method.weights or len(method.optimizer.variables) <= 1:
@@ -171,6 +167,8 @@ def _require_ready(method: tf.keras.Model, steps: int) -> None:
             f"{len(method.optimizer.variables)} optimizer variables. Call the model on "
             "a batch, then optimizer.build(method.trainable_variables)."
         )
+    method.steps_per_execution = run.steps_per_execution
+    method.jit_compile = run.jit_compile
 
 
 def _require_end(end: int, steps: int, stopped: bool) -> None:

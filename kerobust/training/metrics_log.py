@@ -183,7 +183,7 @@ def _cut_events(path: pathlib.Path, last_step: int) -> None:
 
 
 def _write_hparams(writer, hparams: Mapping) -> None:
-    from tensorboard.plugins.hparams import api
+    from tensorboard.plugins.hparams import api  # type: ignore[import-untyped]
 
     plain = (bool, int, float, str)
     values = {k: v if isinstance(v, plain) else str(v) for k, v in hparams.items()}

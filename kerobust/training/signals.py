@@ -14,10 +14,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopOnSignal(StepCallback):
     """Stops after the current step on SIGTERM or SIGINT, at once on the second signal.
 
-    Use as a context manager around `Model.fit`; it must be the first callback, so that
-    those behind it know that the step is the last. Signals outside of the context have
-    their usual effect. Outside of the main thread, where Python allows no handlers, it
-    does nothing.
+    Use as a context manager around `Model.fit`. It stands behind `Probes`, during which
+    signals may come, and before the callbacks that must know which step is the last.
+    Signals outside of the context have their usual effect. Outside of the main thread,
+    where Python allows no handlers, it does nothing.
 
     A step is one call into TensorFlow, during which Python runs no handlers and folds
     several signals into one. A thread that reads the interpreter's wake-up channel

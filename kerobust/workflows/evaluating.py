@@ -58,21 +58,23 @@ def mean_tokens(encoder) -> Callable:
 def evaluate(experiment: Experiment) -> dict:
     """Attacks every network of the experiment; writes and returns the report."""
     config, workdir = experiment.config, experiment.workdir
-    results, notes = {}, {}
+    results, notes, settings = {}, {}, config.evaluate
     for name, model, seconds in _networks(experiment):
         folder = workdir / "evaluate" / name.replace(" ", "_").replace("+", "and")
         print(f"evaluate: {name}", flush=True)
         results[name] = evaluate_model(
             model,
-            experiment.source.splits["test"],
+            experiment.source.splits[settings.split],
             config.attack,
-            config.evaluate,
+            settings,
             state_dir=folder / "batches",
             progress=_line if sys.stdout.isatty() else None,
         )
         notes[name] = "linear" if seconds is None else f"trained {seconds:.0f} s"
         found = json.dumps(results[name].to_dict())
         write_atomically(folder / "results.json", found.encode())
+        # One network shows how far the curve falls; the others need their one point.
+        settings = config.evaluate.replace(epsilons=(config.attack.epsilon,))
     report = _report(experiment, results, notes)
     paths = write_report(workdir, report)
     print(f"\n{table(report['rows'])}\n")
@@ -89,7 +91,7 @@ def _report(experiment: Experiment, results: dict, notes: dict) -> dict:
     first, *others = results
     doubts = [f"{name}: {note}" for name in results for note in results[name].notes]
     return {
-        "title": f"kerobust: {first} on {source.name}",
+        "title": f"kerobust: {first} on {source.name} ({config.evaluate.split})",
         "command": environment["command"],
         "environment": environment,
         "data": {

@@ -30,7 +30,7 @@ def test_results_stay_in_range_and_keep_their_shape(name):
     changed = AUGMENTATIONS[name](images, keys(32))
 
     assert changed.shape == images.shape and changed.dtype == tf.float32
-    assert 0 <= changed.numpy().min() and changed.numpy().max() <= 1
+    assert changed.numpy().min() >= 0 and changed.numpy().max() <= 1
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -35,16 +35,37 @@ def assert_same(first, second):
             np.testing.assert_array_equal(one[name], two[name])
 
 
-@pytest.mark.parametrize("start", [0, 1, 3, 7, 10])
-@pytest.mark.parametrize("name", ["none", "resized_crop_flip"])
-def test_a_resumed_run_sees_the_batches_of_the_whole_run(start, name):
+@pytest.fixture(scope="module")
+def whole_run():
     settings = {"batch_size": BATCH, "steps": 10, "seed": 4}
-    settings["augment"] = AUGMENTATIONS[name]
+    settings["augment"] = AUGMENTATIONS["resized_crop_flip"]
+    return settings, collect(training_batches(train(), **settings))
 
-    whole = collect(training_batches(train(), **settings))
+
+# 100 images in batches of 32 make 3 steps an epoch.
+@pytest.mark.parametrize("start", [3, 8])
+def test_a_resumed_run_sees_the_batches_of_the_whole_run(start, whole_run):
+    settings, whole = whole_run
+
     rest = collect(training_batches(train(), start_step=start, **settings))
 
     assert_same(whole[start:], rest)
+
+
+def test_a_finished_run_has_no_batches_left():
+    batches = training_batches(train(), batch_size=BATCH, steps=4, start_step=4)
+
+    assert collect(batches) == []
+
+
+def test_the_parallel_pipeline_gives_what_eager_code_gives(whole_run):
+    settings, whole = whole_run
+    split, batch = train(), whole[5]
+
+    positions = np.searchsorted(split.ids, batch["ids"])
+    eager = settings["augment"](split.fetch(positions), batch["keys"])
+
+    np.testing.assert_array_equal(batch["images"], eager)
 
 
 def test_each_epoch_visits_an_image_at_most_once_and_has_its_own_order():
@@ -63,7 +84,9 @@ def test_orders_are_all_different_over_many_epochs_and_seeds():
     orders = set()
     for seed in (0, 1):
         batches = training_batches(split, batch_size=16, steps=300, seed=seed)
-        orders |= {tuple(ids) for ids in batches.map(lambda b: b["ids"]).as_numpy_iterator()}
+        orders |= {
+            tuple(ids) for ids in batches.map(lambda b: b["ids"]).as_numpy_iterator()
+        }
 
     assert len(orders) == 600
 

@@ -170,10 +170,10 @@ def test_tokens_start_with_small_normal_values():
     [("tiny", 4, 5_362_762), ("small", 4, 21_342_346), ("base", 2, 85_271_818)],
 )
 def test_sizes_have_the_known_number_of_parameters(size, patch_size, count):
-    # Per block 12 D^2 + 13 D, twelve blocks; patch embedding (3 p^2 + 1) D; class token
-    # D; positions (1 + N) D; a head of norm 2 D and dense 10 (D + 1). For base: 85,054,464
-    # + 9,984 + 768 + 197,376 + 1,536 + 7,690. Xu et al. print 85.27 M for base at p = 2
-    # and 21.34 M for small at p = 4.
+    # Twelve blocks of 12 D^2 + 13 D; patch embedding (3 p^2 + 1) D; class token D;
+    # positions (1 + N) D; a head of norm 2 D and dense 10 (D + 1). For base that is
+    # 85,054,464 + 9,984 + 768 + 197,376 + 1,536 + 7,690. Xu et al. print 85.27 M for
+    # base at p = 2 and 21.34 M for small at p = 4.
     config = VitConfig(size=size, patch_size=patch_size)
 
     encoder = config.build((32, 32, 3), final_norm=False, train_positions=True)

@@ -52,6 +52,17 @@ def test_first_and_last_state_are_printed_where_there_is_no_terminal():
     assert last.endswith(" images/s | 0:00:00 left | loss 1.5, error 1.25")
 
 
+def test_resumed_training_says_where_it_continues():
+    stream = io.StringIO()
+    callback = Progress(100, "pretrain", 64, stream)
+    callback.set_model(Model())
+    callback.model.step = 40
+
+    callback.on_train_begin()
+
+    assert stream.getvalue() == "pretrain continues from step 40 of 100\n"
+
+
 def test_line_rewrites_itself_on_a_terminal():
     stream = Terminal()
     callback = progress(stream, steps=3)

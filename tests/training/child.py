@@ -82,6 +82,7 @@ def short(root) -> None:
     assert attempt(die_writing) == -signal.SIGKILL
     left = {path.name for path in (folder / "checkpoints").iterdir()}
     assert ".partial-step-00000012" in left, left
+    # The signal comes between steps 16 and 17: there is no step to finish.
     assert attempt(lambda: train(folder, kill_at(16, signal.SIGTERM))) == 75
     assert (folder / "checkpoints" / "step-00000016").exists()
     again = kill_at(20, signal.SIGINT, times=2)

@@ -37,7 +37,7 @@ def uninterrupted(tmp_path_factory):
     return fit_small(tmp_path_factory.mktemp("uninterrupted"))
 
 
-# The newest checkpoint before the crash is that of step 8 (twice) or none.
+# The probe crashes before the step is saved: it continues from step 8, 4 or 0.
 @pytest.mark.parametrize("crash", [11, 8, 3])
 def test_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
     tmp_path, uninterrupted, crash
