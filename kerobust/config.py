@@ -9,7 +9,9 @@ import dataclasses
 import difflib
 import math
 import typing
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+Self = TypeVar("Self", bound="Config")
 
 
 class UserError(ValueError):
@@ -104,7 +106,7 @@ class Config:
         """Returns the name under which users know the field: `--section.name`."""
         return f"--{cls.SECTION}.{name}" if cls.SECTION else name
 
-    def replace(self, **changes) -> "typing.Self":
+    def replace(self: Self, **changes) -> Self:
         """Returns a copy with some fields changed; the copy is checked again."""
         return dataclasses.replace(self, **changes)
 
@@ -135,7 +137,9 @@ class Config:
         if isinstance(item, (int, float)) and not isinstance(item, bool):
             inside = math.isfinite(item)
             if rule.get("low") is not None:
-                inside &= item > rule["low"] if rule["open_low"] else item >= rule["low"]
+                inside &= (
+                    item > rule["low"] if rule["open_low"] else item >= rule["low"]
+                )
             if rule.get("high") is not None:
                 inside &= (
                     item < rule["high"] if rule["open_high"] else item <= rule["high"]
@@ -157,7 +161,10 @@ def field_kind(kind: Any) -> tuple[type, bool, bool]:
 def _range_text(rule) -> str:
     low, high = rule.get("low"), rule.get("high")
     if low is not None and high is not None:
-        left, right = "(" if rule["open_low"] else "[", ")" if rule["open_high"] else "]"
+        left, right = (
+            "(" if rule["open_low"] else "[",
+            ")" if rule["open_high"] else "]",
+        )
         return f"must lie in {left}{low}, {high}{right}"
     if low is not None:
         return f"must be {'above' if rule['open_low'] else 'at least'} {low}"

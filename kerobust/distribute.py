@@ -7,7 +7,6 @@ import tensorflow as tf
 from kerobust.config import UserError
 
 
-@functools.lru_cache(maxsize=None)
 def strategy(devices: int = 1) -> tf.distribute.Strategy:
     """Returns the process's strategy for `devices` devices, always the same object.
 
@@ -21,8 +20,11 @@ def strategy(devices: int = 1) -> tf.distribute.Strategy:
     Raises:
         UserError: If the machine has fewer devices.
     """
-    if devices == 1:
-        return tf.distribute.get_strategy()
+    return tf.distribute.get_strategy() if devices == 1 else _mirrored(devices)
+
+
+@functools.cache
+def _mirrored(devices: int) -> tf.distribute.Strategy:
     for kind in ("GPU", "CPU"):
         names = [f"{kind}:{index}" for index in range(devices)]
         if len(tf.config.list_logical_devices(kind)) >= devices:

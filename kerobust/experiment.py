@@ -29,7 +29,13 @@ class BaselinesConfig(Config):
         " for longer, until it has cost as much as pretraining and fine-tuning;"
         " natural: scratch without attacks; random_init: a linear probe on an"
         " untrained encoder; pixels: a linear classifier on raw pixels.",
-        choices=("scratch", "scratch_equal_compute", "natural", "random_init", "pixels"),
+        choices=(
+            "scratch",
+            "scratch_equal_compute",
+            "natural",
+            "random_init",
+            "pixels",
+        ),
     )
     compute_factor: float | None = setting(
         None,

@@ -48,7 +48,10 @@ class _SettingParser(absl_flags.ArgumentParser):
                 return {"true": True, "false": False}[text.lower()]
             return parse_number(text) if self.base is float else self.base(text)
         except (ValueError, KeyError, ZeroDivisionError):
-            wanted = {bool: "true or false", float: "a number such as 0.1 or 8/255"}
+            wanted: dict[type, str] = {
+                bool: "true or false",
+                float: "a number such as 0.1 or 8/255",
+            }
             raise UserError(
                 f"`--{self.name}` must be {wanted.get(self.base, 'a whole number')}. "
                 f"Received: {self.name}={text}."
@@ -200,7 +203,7 @@ def _assign(values, text: str, source: str) -> str:
 
 def _build(values) -> ExperimentConfig:
     default = ExperimentConfig()
-    sections = {}
+    sections: dict[str, typing.Any] = {}
     for section, settings in default.sections().items():
         fields = dataclasses.fields(settings)
         chosen = {item.name: values[f"{section}.{item.name}"].value for item in fields}

@@ -19,9 +19,7 @@ def patchify(images: tf.Tensor, patch_size: int) -> tf.Tensor:
     """
     _, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
-    grid = tf.reshape(
-        images, [-1, rows, patch_size, columns, patch_size, channels]
-    )
+    grid = tf.reshape(images, [-1, rows, patch_size, columns, patch_size, channels])
     grid = tf.transpose(grid, [0, 1, 3, 2, 4, 5])
     return tf.reshape(grid, [-1, rows * columns, patch_size**2 * channels])
 
@@ -30,8 +28,6 @@ def unpatchify(patches: tf.Tensor, height: int, width: int, patch_size: int):
     """Puts patch vectors back into images; the inverse of `patchify`."""
     rows, columns = height // patch_size, width // patch_size
     channels = patches.shape[-1] // patch_size**2
-    grid = tf.reshape(
-        patches, [-1, rows, columns, patch_size, patch_size, channels]
-    )
+    grid = tf.reshape(patches, [-1, rows, columns, patch_size, patch_size, channels])
     grid = tf.transpose(grid, [0, 1, 3, 2, 4, 5])
     return tf.reshape(grid, [-1, height, width, channels])

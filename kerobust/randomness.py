@@ -1,8 +1,8 @@
 """Counter-based random numbers with one key per example.
 
-Draws depend on the example's key and nothing else: not on its batch mates, the batch
-size, the replica that holds it or how often the run was resumed. `tf.random.stateless_*`
-takes one seed for a whole tensor and cannot promise that.
+Draws depend on the example's key and nothing else: not on its batch mates, the
+batch size, the replica that holds it or how often the run was resumed.
+`tf.random.stateless_*` takes one seed for a whole tensor and cannot promise that.
 
 References:
     Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3" (Threefry-2x32,

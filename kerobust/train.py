@@ -5,7 +5,6 @@ import sys
 from kerobust import flags, workflows
 
 
-
 def main(argv: list[str]) -> int:
     """Runs the command line `argv`; returns the exit code."""
     about = "Trains a robust encoder: runs the stages --run.stages."

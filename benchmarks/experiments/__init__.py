@@ -1,0 +1,1 @@
+"""The digits experiments: tuning, five seeds, the results page."""

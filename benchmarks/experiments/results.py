@@ -50,9 +50,9 @@ def _setting(result: dict, machine: str, count: int) -> str:
     threat, found = result["threat"], result["natural"]
     return (
         f"Command: `make experiments`. Machine: {machine}. "
-        f"Date: {datetime.date.today().isoformat()}. Seeds: {count} (weights, data order "
-        f"and the choice of labels). {found['total']} test images, {threat['norm']}, "
-        f"epsilon {threat['epsilon']:g}; worst case per image over "
+        f"Date: {datetime.date.today().isoformat()}. Seeds: {count} (weights, data "
+        f"order and the choice of labels). {found['total']} test images, "
+        f"{threat['norm']}, epsilon {threat['epsilon']:g}; worst case per image over "
         f"{', '.join(result['robust'])} ({result['settings']['steps']} steps, "
         f"{result['settings']['restarts']} restarts of pgd). Settings: "
         "configs/mimir.flags, chosen on the validation split (docs/tuning.md). No run "
@@ -61,7 +61,9 @@ def _setting(result: dict, machine: str, count: int) -> str:
 
 
 def _table(rows) -> str:
-    return tabulate(list(rows), headers="keys", tablefmt="github", disable_numparse=True)
+    return tabulate(
+        list(rows), headers="keys", tablefmt="github", disable_numparse=True
+    )
 
 
 def _mean_row(arm: str, seeds: list[dict]) -> dict:
@@ -75,7 +77,9 @@ def _mean_row(arm: str, seeds: list[dict]) -> dict:
 
 def _every_seed(arms: list[str], seeds: list[dict]) -> str:
     def cell(result):
-        natural, worst = (100 * flags(result, kind).mean() for kind in ("clean", "worst"))
+        natural, worst = (
+            100 * flags(result, kind).mean() for kind in ("clean", "worst")
+        )
         return f"{natural:.1f} / {worst:.1f}"
 
     return _table(
@@ -103,7 +107,10 @@ def _probe_text(probes: list[dict]) -> str:
     rows = [
         {
             "features": name,
-            **{f"seed {i}": f"{100 * seed[name].mean():.1f}" for i, seed in enumerate(probes)},
+            **{
+                f"seed {i}": f"{100 * seed[name].mean():.1f}"
+                for i, seed in enumerate(probes)
+            },
         }
         for name in names
     ]

@@ -51,7 +51,9 @@ def main() -> None:
         flags = tuned_flags(rate, decay)
         bundle = RUNS.parent / "tuning" / start / "encoder"
         if start == "untrained":
-            run("untrained", "pretrain", "--pretrain.epochs=1", "--pretrain.base_rate=0")
+            run(
+                "untrained", "pretrain", "--pretrain.epochs=1", "--pretrain.base_rate=0"
+            )
         name = f"{start}-{rate}-{decay}"
         row = run(name, "finetune,evaluate", f"--run.init_from={bundle}", *flags)
         natural, worst = (100 * row[kind]["accuracy"] for kind in ("natural", "worst"))

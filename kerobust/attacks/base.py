@@ -53,8 +53,7 @@ class Attack(tf.keras.layers.Layer):
         targets: Any nest of tensors with leading B, such as labels int [B]. None = what
             the victim predicts (one forward), for classification objectives only.
         victim: `Objective`, or a callable that maps images to logits [B, K], attacked
-            through `CrossEntropy`. A function with Python control flow on tensors needs
-            `tf.function`.
+            through `CrossEntropy`.
         epsilon, step_size: Scalar or [B], instead of the constructor's.
         keys: int32 [B, 2], randomness of each example, see `kerobust.randomness`.
         return_info: Whether to return `AttackInfo` too; may cost one more forward.
@@ -215,6 +214,7 @@ class Attack(tf.keras.layers.Layer):
                 given = (images, targets, epsilon, step_size, keys)
                 return self._run(alive(), return_info, *given)
 
+            # AutoGraph is for the victim's sake: off here, Keras would not convert it.
             functions[key] = tf.function(run, signature)
         return functions[key]
 

@@ -6,6 +6,7 @@ neither on batch mates nor on the order or parallelism of the input pipeline.
 
 import functools
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -164,7 +165,7 @@ def _crop4_flip(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
     return random_flip(random_crop(images, keys, padding=4), keys)
 
 
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "none": identity,
     "crop1": functools.partial(random_crop, padding=1),
     "crop4_flip": _crop4_flip,

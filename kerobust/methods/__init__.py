@@ -3,4 +3,4 @@
 from kerobust.methods.mae import Mae
 from kerobust.methods.mimir import Mimir
 
-METHODS = {"mae": Mae, "mimir": Mimir}
+METHODS: dict[str, type[Mae]] = {"mae": Mae, "mimir": Mimir}

@@ -52,11 +52,11 @@ class Method(tf.keras.Model):
         return [self.trained_variables()]
 
     def perturb(self, batch: Batch) -> Batch:
-        """Returns the batch with whatever an attack adds to it; runs before the tape."""
+        """Returns the batch and what an attack adds to it; runs before the tape."""
         return batch
 
     def loss_terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
-        """Returns one float32 scalar per name in `TERMS`, means over the local batch."""
+        """Returns a float32 scalar per name in `TERMS`, means over the local batch."""
         raise NotImplementedError(f"{type(self).__name__} names no loss terms.")
 
     def after_update(self) -> None:

@@ -26,7 +26,9 @@ class FinetuneConfig(OptimisationConfig):
     )
     warmup_epochs: float = setting(10.0, "Epochs of linear warm-up from 0.", low=0)
     final_rate: float = setting(1e-6, "Rate at the end of the cosine.", low=0)
-    beta_2: float = setting(0.999, "AdamW's second beta.", low=0, high=1, open_high=True)
+    beta_2: float = setting(
+        0.999, "AdamW's second beta.", low=0, high=1, open_high=True
+    )
     layer_decay: float = setting(
         0.65, "Factor on the rate per layer below the head.", low=0, high=1
     )
@@ -50,7 +52,9 @@ class FinetuneConfig(OptimisationConfig):
         0.1, "Drop-path rate of the last block.", low=0, high=1, open_high=True
     )
     encoder: str = setting(
-        "full", "full: train everything; frozen: the head alone.", choices=("full", "frozen")
+        "full",
+        "full: train everything; frozen: the head alone.",
+        choices=("full", "frozen"),
     )
     pooling: str = setting("mean", "What the head reads.", choices=("mean", "cls"))
 
@@ -71,8 +75,9 @@ class Finetune(Method):
         total_steps: Length of the training, for the epsilon ramp.
 
     References:
-        Madry et al., 2018, arXiv:1706.06083; Wong et al., 2020, arXiv:2001.03994 (fast);
-        Zhang et al., 2019, arXiv:1901.08573, equation 3 (TRADES).
+        Madry et al., 2018, arXiv:1706.06083 (pgd); Wong et al., 2020,
+        arXiv:2001.03994 (fast); Zhang et al., 2019, arXiv:1901.08573, equation 3
+        (trades).
 
     Differences:
         TRADES starts its attack uniformly in the ball instead of at x + 0.001 N(0, 1).

@@ -64,9 +64,9 @@ class Mae(Method):
         He et al., 2022, arXiv:2111.06377, section 3.
     """
 
-    TERMS = ("reconstruction",)
+    TERMS: tuple[str, ...] = ("reconstruction",)
 
-    def __init__(self, encoder, decoder, config: MaeConfig = MaeConfig(), **kwargs):
+    def __init__(self, encoder, decoder, config: MaeConfig, **kwargs):
         super().__init__(**kwargs)
         self.encoder = encoder
         self.decoder = decoder

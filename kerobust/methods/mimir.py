@@ -45,7 +45,9 @@ class MimirConfig(Config):
         "nhsic", "Dependence measure of the penalty.", choices=tuple(ESTIMATORS)
     )
     mi_batch: int = setting(
-        128, "Examples that enter one kernel matrix; the weight is tuned for 128.", low=2
+        128,
+        "Examples that enter one kernel matrix; the weight is tuned for 128.",
+        low=2,
     )
 
 
@@ -87,15 +89,15 @@ class Mimir(Mae):
         In the default preset hidden pixels equal the clean ones.
     """
 
-    TERMS = ("reconstruction", "dependence")
+    TERMS: tuple[str, ...] = ("reconstruction", "dependence")
     MEASURES = ("perturbation", "dependence_value", "dependence_skipped")
 
     def __init__(
         self,
         encoder,
         decoder,
-        config: MaeConfig = MaeConfig(),
-        mimir: MimirConfig = MimirConfig(),
+        config: MaeConfig,
+        mimir: MimirConfig,
         **kwargs,
     ):
         super().__init__(encoder, decoder, config, **kwargs)

@@ -36,7 +36,7 @@ class OptimisationConfig(Config):
     )
 
     def steps_per_epoch(self, size: int) -> int:
-        """Returns updates per pass over `size` images; a short last batch is dropped."""
+        """Returns updates per pass over `size` images; the short batch is dropped."""
         self.require(
             size >= self.batch_size,
             "batch_size",

@@ -3,4 +3,14 @@
 from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.preparing import Experiment, prepare
 from kerobust.workflows.running import run
-from kerobust.workflows.training import Stopped, baselines, finetune, pretrain
+from kerobust.workflows.training import baselines, finetune, pretrain
+
+__all__ = [
+    "Experiment",
+    "baselines",
+    "evaluate",
+    "finetune",
+    "prepare",
+    "pretrain",
+    "run",
+]

@@ -120,7 +120,7 @@ def _networks(experiment: Experiment):
     config, workdir = experiment.config, experiment.workdir
     start = config.run.init_from
     own = workdir / "finetune" / "model"
-    folder = own if own.exists() else pathlib.Path(start)
+    folder = own if start is None or own.exists() else pathlib.Path(start)
     model = load_bundle(folder)
     if not isinstance(model, Classifier):
         raise UserError(

@@ -15,7 +15,7 @@ from kerobust.models.bundle import load_bundle
 from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.preparing import Experiment, prepare
 from kerobust.workflows.training import (
-    Stopped,
+    StoppedError,
     baselines,
     finetune,
     make_finetuning,
@@ -50,7 +50,7 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
             baselines(experiment)
         if "evaluate" in stages:
             evaluate(experiment)
-    except Stopped as stop:
+    except StoppedError as stop:
         print(f"{stop}; the same command continues it.", flush=True)
         return STOPPED
     return 0

@@ -27,7 +27,7 @@ from kerobust.training.fit import fit
 from kerobust.workflows.preparing import Experiment
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A signal ended the run after saving; the same command continues it."""
 
 
@@ -193,7 +193,7 @@ def _train(
         hparams=config.to_flags(),
     )
     if fitted.stopped:
-        raise Stopped(f"{name} stopped at step {fitted.step} of {steps}")
+        raise StoppedError(f"{name} stopped at step {fitted.step} of {steps}")
     return _seconds(fitted.history, settings.batch_size)
 
 

@@ -60,7 +60,7 @@ def test_unknown_arguments_are_refused():
         (np.full([2, 2, 2, 1], 200, np.uint8), r"floating.*divide by 255.*dtype uint8"),
         (np.full([2, 2, 2, 1], 200.0), r"lie in \[0, 1\]. Divide by 255.*\[200, 200\]"),
         (np.full([2, 2, 2, 1], -1.5), r"lie in \[0, 1\]. Undo the normalisation"),
-        (np.full([2, 2, 2, 1], np.nan), r"must be numbers.*NaN"),
+        (np.full([2, 2, 2, 1], np.nan), r"be numbers.*NaN"),
         (np.full([2, 2, 1], 0.5), r"shape \[B, H, W, C\].*shape \(2, 2, 1\)"),
     ],
 )

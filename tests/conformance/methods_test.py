@@ -58,7 +58,11 @@ def test_eager_and_compiled_steps_agree(name):
     for eager in (True, False):
         tf.keras.utils.set_random_seed(0)
         method = make(name)
-        step = method.train_step if eager else tf.function(method.train_step, autograph=False)
+        step = (
+            method.train_step
+            if eager
+            else tf.function(method.train_step, autograph=False)
+        )
         logs.append(step(first_batch()))
         weights.append([value.numpy() for value in method.trained_variables()])
 

@@ -17,8 +17,11 @@ EPSILON = 0.1
 def make(total_steps=10, **settings):
     config = FinetuneConfig(**{"drop_path": 0.0, "attack_steps": 2, **settings})
     method = Finetune(
-        tiny_classifier(), Classification(10, config.label_smoothing), config,
-        AttackConfig(epsilon=EPSILON), total_steps,
+        tiny_classifier(),
+        Classification(10, config.label_smoothing),
+        config,
+        AttackConfig(epsilon=EPSILON),
+        total_steps,
     )
     compile_method(method, config.replace(batch_size=16), 160)
     return method
@@ -54,7 +57,10 @@ def test_the_ramp_grows_epsilon_to_its_full_size():
 
 
 def test_a_frozen_encoder_does_not_move():
-    method, batch = make(encoder="frozen", attack="natural", base_rate=1.0), first_batch()
+    method, batch = (
+        make(encoder="frozen", attack="natural", base_rate=1.0),
+        first_batch(),
+    )
     encoder = [value.copy() for value in method.model.encoder.get_weights()]
     head = [value.copy() for value in method.model.head.get_weights()]
     method.optimizer.iterations.assign(50)
@@ -113,10 +119,17 @@ def test_layer_decay_slows_the_input_most():
     method.train_step(first_batch())
 
     moves = [
-        np.median(np.abs(np.concatenate([
-            (new.numpy() - old).ravel() for new, old in zip(group, olds, strict=True)
-            if np.any(new.numpy() != old)
-        ])))
+        np.median(
+            np.abs(
+                np.concatenate(
+                    [
+                        (new.numpy() - old).ravel()
+                        for new, old in zip(group, olds, strict=True)
+                        if np.any(new.numpy() != old)
+                    ]
+                )
+            )
+        )
         for group, olds in zip(groups, before, strict=True)
     ]
     # The first AdamW step moves every weight by the rate of its layer.

@@ -137,9 +137,15 @@ def test_pictures_show_visible_patches_unchanged():
     pictures = method.pictures(batch)
 
     assert list(pictures) == [
-        "clean", "adversarial", "perturbation", "masked", "reconstruction"
+        "clean",
+        "adversarial",
+        "perturbation",
+        "masked",
+        "reconstruction",
     ]
     visible = np.broadcast_to(visible_pixels(method, batch), [4, 8, 8, 3])
     seen = pictures["adversarial"].numpy()
-    np.testing.assert_array_equal(pictures["reconstruction"].numpy()[visible], seen[visible])
+    np.testing.assert_array_equal(
+        pictures["reconstruction"].numpy()[visible], seen[visible]
+    )
     np.testing.assert_array_equal(pictures["masked"].numpy()[~visible], 0.5)

@@ -15,8 +15,9 @@ from kerobust.distribute import strategy
 from kerobust.training.optimizers import AdamW, layer_rate_scales
 from kerobust.training.schedules import WarmupCosine
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "schedules.json"
-SHA256 = "95739dbeeaf7f284fdf1b58ff0196db9f95da00ea699bf0eb9ed7215e0cb8dfd"
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+GOLDEN = GOLDENS / "mimir_dense_diffattack.json"
+SHA256 = "841065bda02673aec62e78177271a9bada832a636becb22b2c3095e0270b9c5e"
 RATES = [0.0, 0.1, 0.2, 0.15, 0.05]
 
 
@@ -224,7 +225,9 @@ class AdamWTest(tf.test.TestCase, parameterized.TestCase):
 def test_layer_scales_are_those_of_the_reference():
     data = GOLDEN.read_bytes()
     assert hashlib.sha256(data).hexdigest() == SHA256
-    expected = json.loads(data)["expected"]["layer_decay0.65_scales_ids0..13"]
+    expected = json.loads(data)["checks"]["schedules"]["expected"][
+        "layer_decay0.65_scales_ids0..13"
+    ]
     one = tf.Variable(0.0)
 
     scales = layer_rate_scales([[one]] * 14, 0.65)

@@ -12,15 +12,16 @@ from tensorflow import keras
 from kerobust.config import UserError
 from kerobust.training.schedules import Ramp, WarmupCosine, scaled_rate
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "schedules.json"
-SHA256 = "95739dbeeaf7f284fdf1b58ff0196db9f95da00ea699bf0eb9ed7215e0cb8dfd"
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+GOLDEN = GOLDENS / "mimir_dense_diffattack.json"
+SHA256 = "841065bda02673aec62e78177271a9bada832a636becb22b2c3095e0270b9c5e"
 
 
 @pytest.fixture(scope="module")
 def expected():
     data = GOLDEN.read_bytes()
     assert hashlib.sha256(data).hexdigest() == SHA256
-    return json.loads(data)["expected"]
+    return json.loads(data)["checks"]["schedules"]["expected"]
 
 
 def pretraining() -> WarmupCosine:
