@@ -5,7 +5,9 @@ import weakref
 
 import tensorflow as tf
 
-# The public API can pause one tape, not whatever tapes the caller has open.
+# The public API can neither pause whatever tapes the caller has open, nor tell Keras
+# to convert Python control flow in victims without converting this library too.
+from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import record
 
 from kerobust.attacks import checks
@@ -17,6 +19,10 @@ from kerobust.randomness import example_keys, fold_in
 from kerobust.types import AttackInfo
 
 _RETRACES = 6
+_SETTINGS = (
+    *("epsilon", "norm", "step_size", "random_start"),
+    *("restarts", "keep", "skip_misclassified", "seed"),
+)
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")
@@ -53,7 +59,8 @@ class Attack(tf.keras.layers.Layer):
         targets: Any nest of tensors with leading B, such as labels int [B]. None = what
             the victim predicts (one forward), for classification objectives only.
         victim: `Objective`, or a callable that maps images to logits [B, K], attacked
-            through `CrossEntropy`.
+            through `CrossEntropy`. A plain function with Python control flow on tensors
+            needs `tf.function`; Keras models do not.
         epsilon, step_size: Scalar or [B], instead of the constructor's.
         keys: int32 [B, 2], randomness of each example, see `kerobust.randomness`.
         return_info: Whether to return `AttackInfo` too; may cost one more forward.
@@ -144,9 +151,7 @@ class Attack(tf.keras.layers.Layer):
     def get_config(self):
         config = super().get_config()
         config.pop("dtype")  # Always float32.
-        names = ("epsilon", "norm", "step_size", "random_start", "restarts", "keep")
-        names += ("skip_misclassified", "seed")
-        return config | {name: getattr(self, name) for name in names}
+        return config | {name: getattr(self, name) for name in _SETTINGS}
 
     def _search(self, images, start, targets, objective, epsilon, step_size, keys):
         """Returns the `Candidate` that one search from `start` finds.
@@ -212,10 +217,11 @@ class Attack(tf.keras.layers.Layer):
 
             def run(images, targets, epsilon, step_size, keys):
                 given = (images, targets, epsilon, step_size, keys)
-                return self._run(alive(), return_info, *given)
+                # Converts nothing by itself, but lets Keras convert its models' calls.
+                with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
+                    return self._run(alive(), return_info, *given)
 
-            # AutoGraph is for the victim's sake: off here, Keras would not convert it.
-            functions[key] = tf.function(run, signature)
+            functions[key] = tf.function(run, signature, autograph=False)
         return functions[key]
 
     def _warn_of_retracing(self):
@@ -248,10 +254,8 @@ class Attack(tf.keras.layers.Layer):
                 )
             clean = Candidate.after(images, 0).judged(objective, outputs, targets)
             found = found.unless(clean.fooled, clean)
-        info = ()
-        if return_info:
-            norm = self.ball.norm(found.images - images)
-            info = (found.fooled, found.values, norm, found.steps)
+        norm = self.ball.norm(found.images - images)
+        info = (found.fooled, found.values, norm, found.steps) if return_info else ()
         return tf.nest.map_structure(tf.stop_gradient, (found.images, info))
 
     def _best_search(self, images, targets, objective, epsilon, step_size, keys):

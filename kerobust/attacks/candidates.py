@@ -20,8 +20,8 @@ class Candidate(NamedTuple):
 
     images: tf.Tensor
     steps: tf.Tensor
-    values: tf.Tensor | None = None
-    fooled: tf.Tensor | None = None
+    values: tf.Tensor = None
+    fooled: tf.Tensor = None
 
     @classmethod
     def after(cls, images: tf.Tensor, steps) -> "Candidate":

@@ -119,7 +119,8 @@ def _check_labels(labels: np.ndarray | None, count: int, path) -> np.ndarray:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # `np.load` with a path leaves the file open when it is damaged.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise _problem(path, "must name a file that exists") from None

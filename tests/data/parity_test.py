@@ -11,8 +11,9 @@ from kerobust.data import DataConfig, load
 from kerobust.data.augmentations import resize, square
 from kerobust.data.pictures import decode_picture
 
-# Mean absolute difference in grey levels (0..255); the task allows 0.5.
-LIMIT = 0.5
+# Mean absolute difference in grey levels (0..255). Measured: bicubic 0.0002 on digits,
+# 0.0013 on photos (worst photo 0.006, worst pixel 2); bilinear 0.017; JPEG decoding 0.
+LIMIT = 0.02
 
 
 def montage() -> np.ndarray:
@@ -55,7 +56,7 @@ def test_without_antialias_the_difference_would_be_noticed():
     plain = tf.image.resize(image, (24, 24), "bicubic").numpy()
 
     expected = Image.fromarray(image).resize((24, 24), Image.Resampling.BICUBIC)
-    assert difference(plain, expected) > 10 * LIMIT
+    assert difference(plain, expected) > 10
 
 
 def test_decoding_a_jpeg_is_as_pil_does_it():
@@ -64,7 +65,7 @@ def test_decoding_a_jpeg_is_as_pil_does_it():
 
     decoded = decode_picture(tf.constant(buffer.getvalue()), None)
 
-    assert difference(decoded, Image.open(buffer).convert("RGB")) < LIMIT
+    np.testing.assert_array_equal(decoded, Image.open(buffer).convert("RGB"))
 
 
 @pytest.mark.data
@@ -80,17 +81,15 @@ def test_photos_become_the_squares_that_pil_makes(data_folder, size):
         assert found.shape == expected.shape
         differences.append(difference(found, expected))
 
-    assert np.mean(differences) < LIMIT
-    assert np.max(differences) < 2 * LIMIT
+    assert np.max(differences) < LIMIT
 
 
-@pytest.mark.data
-def test_float_images_are_resized_like_bytes(data_folder):
-    path = sorted((data_folder / "imagenet_samples" / "images").glob("*.jpg"))[0]
-    pixels = decode_picture(tf.io.read_file(str(path)), None)
+def test_float_images_are_resized_like_bytes():
+    pixels = montage()
 
-    rounded = square(pixels, 96)
-    exact = square(tf.cast(pixels, tf.float32) / 255.0, 96) * 255.0
+    rounded = np.float32(square(pixels, 52))
+    exact = square(pixels / np.float32(255), 52).numpy() * 255
 
-    # Rounding to whole grey levels moves a pixel by at most a half.
-    assert np.abs(exact - tf.cast(rounded, tf.float32)).max() < 0.501
+    # Rounding after each of two passes: half a grey level from the second, and half
+    # times the sum of the absolute bicubic weights (below 1.5) from the first.
+    assert np.abs(exact - rounded).max() < 0.5 + 0.75
