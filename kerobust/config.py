@@ -67,7 +67,7 @@ def parse_number(text: str) -> float:
 def format_number(value: float) -> str:
     """Returns the shortest text that `parse_number` reads back to the same float."""
     text = repr(value)
-    if len(text) > 8 and math.isfinite(value):
+    if len(text) > 8 and abs(value) < 1e6:  # larger: no count of pixels, may overflow
         pixels = f"{round(value * 510) / 2:g}/255"
         if parse_number(pixels) == value:
             return pixels
@@ -123,7 +123,10 @@ class Config:
         base, optional, many = field_kind(kind)
         if value is None and optional:
             return
-        values = value if many and isinstance(value, tuple) else (value,)
+        if many:
+            expectation = f"must be a tuple of {base.__name__}"
+            self.require(isinstance(value, tuple), field.name, expectation)
+        values = value if many else (value,)
         for item in values:
             right = isinstance(item, base) or (base is float and isinstance(item, int))
             right = right and not (isinstance(item, bool) and base is not bool)

@@ -72,6 +72,14 @@ def test_defaults_pass_their_own_checks():
             'Did you mean "l2"?',
         ),
         ({"attacks": ("pgd", "x")}, "`--sample.attacks` must be one of: pgd, fgsm. "),
+        (
+            {"attacks": "pgd"},
+            "`--sample.attacks` must be a tuple of str. Received: attacks=pgd.",
+        ),
+        (
+            {"attacks": ["pgd"]},
+            "`--sample.attacks` must be a tuple of str. Received: attacks=['pgd'].",
+        ),
         ({"curve": (0.1, -1.0)}, "`--sample.curve` must be at least 0. Received: "),
         ({"epsilon": float("nan")}, "`--sample.epsilon` must be at least 0. "),
         ({"epsilon": float("inf")}, "`--sample.epsilon` must be at least 0. "),

@@ -24,6 +24,7 @@ FLAGS = (
     "--mae.decoder_depth=1",
     "--mae.decoder_heads=2",
     "--pretrain.epochs=1",
+    "--pretrain.warmup_epochs=0",
     "--finetune.epochs=24",
     "--finetune.warmup_epochs=2",
     "--finetune.batch_size=100",

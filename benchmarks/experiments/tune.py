@@ -17,8 +17,7 @@ from benchmarks.experiments.__main__ import ROOT, RUNS
 
 SEED = 1000
 ENCODERS = {"norm_pix": "true", "plain_pix": "false"}
-RATES = ("1e-3", "3e-3")
-LAYER_DECAYS = ("1.0", "0.75")
+RATES_AND_DECAYS = (("1e-3", "1.0"), ("3e-3", "1.0"), ("3e-3", "0.75"))
 
 
 def run(name: str, stages: str, *flags: str) -> dict | None:
@@ -28,7 +27,7 @@ def run(name: str, stages: str, *flags: str) -> dict | None:
     command += [f"--run.workdir={workdir}", f"--run.seed={SEED}"]
     command += [f"--run.stages={stages}", *flags]
     command += ["--evaluate.split=validation", "--evaluate.attacks=pgd"]
-    command += ["--evaluate.epsilons=0.1", f"--data.label_seed={SEED}"]
+    command += ["--evaluate.curve=false", f"--data.label_seed={SEED}"]
     print(" ".join(command[1:]), flush=True)
     subprocess.run(command, cwd=ROOT, check=True)
     report = workdir / "report.json"
@@ -47,13 +46,12 @@ def main() -> None:
     for encoder, norm_pix in ENCODERS.items():
         run(encoder, "pretrain", f"--mae.norm_pix={norm_pix}")
     starts = [*ENCODERS, "untrained"]
-    for start, rate, decay in itertools.product(starts, RATES, LAYER_DECAYS):
+    for start, (rate, decay) in itertools.product(starts, RATES_AND_DECAYS):
         flags = tuned_flags(rate, decay)
         bundle = RUNS.parent / "tuning" / start / "encoder"
         if start == "untrained":
-            run(
-                "untrained", "pretrain", "--pretrain.epochs=1", "--pretrain.base_rate=0"
-            )
+            none = ("--pretrain.epochs=1", "--pretrain.warmup_epochs=0")
+            run("untrained", "pretrain", "--pretrain.base_rate=0", *none)
         name = f"{start}-{rate}-{decay}"
         row = run(name, "finetune,evaluate", f"--run.init_from={bundle}", *flags)
         natural, worst = (100 * row[kind]["accuracy"] for kind in ("natural", "worst"))

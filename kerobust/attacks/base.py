@@ -11,6 +11,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import record
 
 from kerobust.attacks import checks
+from kerobust.attacks.arguments import any_batch, as_tensors, spread
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.objectives import as_objective
@@ -184,12 +185,12 @@ class Attack(tf.keras.layers.Layer):
         images = tf.cast(images, tf.float32)
         rows = tf.shape(images)[0]
         given = self.epsilon if epsilon is None else epsilon
-        epsilon = _spread("epsilon", given, images)
+        epsilon = spread("epsilon", given, images)
         step_size = self.step_size if step_size is None else step_size
         if step_size is None:
             step_size = self._default_step_size(epsilon)
-        step_size = _spread("step_size", step_size, images)
-        targets = _tensors(targets)
+        step_size = spread("step_size", step_size, images)
+        targets = as_tensors(targets)
         keys = self._draw_keys(rows) if keys is None else tf.cast(keys, tf.int32)
         for name, value in (("targets", targets), ("keys", keys)):
             for tensor in tf.nest.flatten(value):
@@ -210,7 +211,7 @@ class Attack(tf.keras.layers.Layer):
         if len(self._functions) > known:
             self._objectives_seen += 1
             self._warn_of_retracing()
-        signature = tf.nest.map_structure(_any_batch, arguments)
+        signature = tf.nest.map_structure(any_batch, arguments)
         key = repr((signature, return_info, self.get_config()))
         if key not in functions:
             alive = weakref.ref(objective)
@@ -284,29 +285,3 @@ class Attack(tf.keras.layers.Layer):
             parallel_iterations=1,
             maximum_iterations=restarts,
         )[1]
-
-
-def _spread(name, value, images):
-    """Returns a scalar or [B] as float32 [B]."""
-    value = tf.cast(value, tf.float32)
-    if value.shape.rank != 0:
-        checks.check_rows(name, value, images)
-    return tf.broadcast_to(value, tf.shape(images)[:1])
-
-
-def _tensors(targets):
-    """Returns targets as tensors, all integers as int32; () for None."""
-    if targets is None:
-        return ()
-    if isinstance(targets, list) and isinstance(next(iter(targets), None), int):
-        targets = tf.constant(targets)  # Plain labels, not a nest of scalars.
-
-    def plain(value):
-        value = tf.convert_to_tensor(value)
-        return tf.cast(value, tf.int32) if value.dtype.is_integer else value
-
-    return tf.nest.map_structure(plain, targets)
-
-
-def _any_batch(tensor):
-    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)

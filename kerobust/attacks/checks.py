@@ -49,6 +49,7 @@ def check_radius(name: str, value, most: float | None = None, norm: str = "") ->
     values = None if value is None else known(value)
     if values is None or not values.size:
         return
+    values = values.astype(np.float64)
     received = f"Received: {name}={values.tolist()}."
     if values.ndim > 1:
         raise ValueError(f"`{name}` must be a number or of shape [B]. {received}")
@@ -81,8 +82,8 @@ def check_rows(name: str, tensor: tf.Tensor, images: tf.Tensor) -> None:
 
 
 def known(value) -> np.ndarray | None:
-    """Returns a number, array or eager tensor as float64, None for a symbolic one."""
+    """Returns a number, array or eager tensor as an array, None for a symbolic one."""
     if not tf.is_tensor(value):
-        return np.asarray(value, np.float64)
+        return np.asarray(value)
     eager = tf.executing_eagerly() and hasattr(value, "numpy")
-    return value.numpy().astype(np.float64) if eager else None
+    return value.numpy() if eager else None

@@ -56,7 +56,7 @@ def training_batches(
         )
     per_epoch = split.size // batch_size
     first_epoch = start_step // per_epoch
-    ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
+    ids = _on_cpu(split.ids)
 
     @_plain
     def epoch_batches(epoch):
@@ -66,23 +66,28 @@ def training_batches(
         positions = tf.data.Dataset.from_tensor_slices(order)
         return positions.map(lambda batch: (epoch, batch))
 
-    @_plain
+    # Steps before the start are skipped as positions, before any image is read.
+    epochs = tf.data.Dataset.range(first_epoch, -(-steps // per_epoch))
+    batches = epochs.flat_map(epoch_batches).skip(start_step - first_epoch * per_epoch)
+    batches = batches.take(max(0, steps - start_step))
+    return _pipeline(batches, _training_loader(split, seed, augment))
+
+
+def _training_loader(split: Split, seed: int, augment) -> Callable:
+    ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
+
     def load(epoch, positions):
         batch_ids = tf.gather(ids, positions)
         keys = example_keys(seed, epoch, batch_ids)
         images = augment(split.fetch(positions), keys)
         return {
-            "images": tf.ensure_shape(images, [batch_size, *images.shape[1:]]),
+            "images": tf.ensure_shape(images, [positions.shape[0], *images.shape[1:]]),
             "labels": tf.gather(labels, positions),
             "ids": batch_ids,
             "keys": keys,
         }
 
-    # Steps before the start are skipped as positions, before any image is read.
-    epochs = tf.data.Dataset.range(first_epoch, -(-steps // per_epoch))
-    batches = epochs.flat_map(epoch_batches).skip(start_step - first_epoch * per_epoch)
-    batches = batches.take(max(0, steps - start_step))
-    return _pipeline(batches.map(load, tf.data.AUTOTUNE, deterministic=True))
+    return load
 
 
 def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
@@ -107,7 +112,6 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
         )
     ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
 
-    @_plain
     def load(start):
         numbers = tf.cast(start, tf.int32) + tf.range(batch_size)
         positions = tf.minimum(numbers, split.size - 1)
@@ -119,7 +123,7 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
         }
 
     starts = tf.data.Dataset.range(0, split.size, batch_size)
-    return _pipeline(starts.map(load, tf.data.AUTOTUNE, deterministic=True))
+    return _pipeline(starts, load)
 
 
 def _on_cpu(values) -> tf.Tensor:
@@ -127,11 +131,13 @@ def _on_cpu(values) -> tf.Tensor:
         return tf.constant(values, tf.int32)
 
 
-def _pipeline(batches: tf.data.Dataset) -> tf.data.Dataset:
+def _pipeline(requests: tf.data.Dataset, load: Callable) -> tf.data.Dataset:
+    """Returns the batches that `load` makes of the requests, loaded ahead of time."""
     options = tf.data.Options()
     options.deterministic = True
     # Several workers share every batch; there are no files to share out.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
+    batches = requests.map(_plain(load), tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(2).with_options(options)

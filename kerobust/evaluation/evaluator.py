@@ -41,6 +41,9 @@ class EvaluateConfig(Config):
     steps: int = setting(20, "Steps of the iterative attacks.", low=1)
     restarts: int = setting(2, "Random restarts of pgd.", low=1)
     batch_size: int = setting(128, "Images per batch; does not change results.", low=1)
+    curve: bool = setting(
+        True, "Whether PGD is also run at other radii than the threat's."
+    )
     epsilons: tuple[float, ...] = setting(
         (),
         "Radii of the PGD curve, in units of the threat's norm; empty = 1/4, 1/2, 1 and"
@@ -166,7 +169,8 @@ def _assemble(found, jobs, curve, threat, config) -> Evaluation:
         for key, arrays in merged.items()
     }
     robust = {job.name: flags[job.key] for job in jobs}
-    points = [(0.0, correct)] + [(job.epsilon, flags[job.key]) for job in curve]
+    points = [(job.epsilon, flags[job.key]) for job in curve]
+    points = [(0.0, correct), *points] if points else []
     extra = {job.key for job in curve} - {job.key for job in jobs}
     seconds = {job.name: merged[job.key]["seconds"] for job in jobs}
     return Evaluation(

@@ -64,7 +64,7 @@ class Victim:
 
 
 def make_jobs(threat: AttackConfig, config, image_shape) -> tuple[list[Job], list[Job]]:
-    """Returns the named attacks, and PGD at the radii of the curve above 0.
+    """Returns the named attacks, and PGD at the radii of the curve above 0, if any.
 
     Args:
         threat: Norm and epsilon of the named attacks.
@@ -79,6 +79,8 @@ def make_jobs(threat: AttackConfig, config, image_shape) -> tuple[list[Job], lis
         Job(name, attacks[name], float(threat.epsilon), costs[name])
         for name in config.attacks
     ]
+    if not config.curve:
+        return named, []
     radii = _radii(threat.epsilon, config.epsilons, attacks["pgd"].ball, image_shape)
     return named, [
         Job("pgd", attacks["pgd"], radius, costs["pgd"])

@@ -131,7 +131,7 @@ def doubts(
                 f"at {format_number(large)} ({_chance(before, after)}). A larger ball "
                 "holds the smaller one, so the attack missed what it had found."
             )
-    largest, flags = curve[-1]
+    largest, flags = curve[-1] if curve else (0.0, np.zeros(1))
     if flags.mean() > NEAR_ZERO:
         notes.append(
             f"At epsilon {format_number(largest)}, where every image can become plain "

@@ -35,6 +35,15 @@ class OptimisationConfig(Config):
         choices=("none", "crop1", "crop4_flip", "resized_crop_flip"),
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(
+            self.warmup_epochs <= self.epochs,
+            "warmup_epochs",
+            f"must not exceed the {self.epochs} epochs of the training",
+            f"Shorten it or raise {self.flag('epochs')}.",
+        )
+
     def steps_per_epoch(self, size: int) -> int:
         """Returns updates per pass over `size` images; the short batch is dropped."""
         self.require(

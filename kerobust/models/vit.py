@@ -113,7 +113,7 @@ class VisionTransformer(tf.keras.Model):
         `visible`.
 
     Raises:
-        UserError: If the sizes do not fit each other.
+        UserError: If the sizes do not fit each other or the images.
         ValueError: If drop path needs `keys` and they are missing.
 
     References:
@@ -248,6 +248,13 @@ class VisionTransformer(tf.keras.Model):
 
     def _embed(self, images, visible):
         """Returns class token and patches, [B, 1 + N or K, D], in the compute dtype."""
+        expected = (*self.image_size, self.channels)
+        if tuple(images.shape[1:]) != expected:
+            raise UserError(
+                f"`images` must be [B, {', '.join(map(str, expected))}], the size the "
+                f"encoder was built for. Received: images.shape={images.shape}. "
+                "Resize them (--data.image_size) or build another encoder."
+            )
         if self._mean.any() or (self._std != 1).any():
             mean = tf.constant(self._mean, images.dtype)
             images = (images - mean) / tf.constant(self._std, images.dtype)

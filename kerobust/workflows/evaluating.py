@@ -73,8 +73,7 @@ def evaluate(experiment: Experiment) -> dict:
         notes[name] = "linear" if seconds is None else f"trained {seconds:.0f} s"
         found = json.dumps(results[name].to_dict())
         write_atomically(folder / "results.json", found.encode())
-        # One network shows how far the curve falls; the others need their one point.
-        settings = config.evaluate.replace(epsilons=(config.attack.epsilon,))
+        settings = config.evaluate.replace(curve=False)  # One curve tells enough.
     report = _report(experiment, results, notes)
     paths = write_report(workdir, report)
     print(f"\n{table(report['rows'])}\n")
@@ -109,7 +108,7 @@ def _report(experiment: Experiment, results: dict, notes: dict) -> dict:
             for other in others
             for on in ("worst", "clean")
         ],
-        "curves": {name: found.curve for name, found in results.items()},
+        "curves": {name: it.curve for name, it in results.items() if it.curve},
         "pictures": {first: results[first].pictures},
         "notes": doubts,
     }

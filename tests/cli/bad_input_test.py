@@ -17,6 +17,8 @@ TINY = (
     "--mae.decoder_depth=1",
     "--mae.decoder_heads=2",
     "--pretrain.epochs=1",
+    "--pretrain.warmup_epochs=0",
+    "--finetune.warmup_epochs=0",
     "--pretrain.batch_size=32",
     "--finetune.batch_size=32",
 )
@@ -54,6 +56,7 @@ def assert_refused(outcome, *fragments):
         ("--mae.mask_ratio=0", ("--mae.mask_ratio", "mask_ratio=0", "(0, 1)")),
         ("--mae.mask_ratio=0.99", ("--mae.mask_ratio", "0.99", "16 patches")),
         ("--model.patch_size=3", ("--model.patch_size", "patch_size=3", "8")),
+        ("--pretrain.warmup_epochs=9", ("--pretrain.warmup_epochs", "9", "1 epochs")),
         ("--pretrain.epochs=many", ("--pretrain.epochs", "many", "whole number")),
         ("--pretrain.batch_size=4096", ("--pretrain.batch_size", "4096", "1100")),
         ("--mimir.presett=repo", ("--mimir.presett", "Did you mean --mimir.preset?")),

@@ -51,7 +51,8 @@ def test_batch_mates_do_not_matter(name):
     together = AUGMENTATIONS[name](images, names)
     apart = AUGMENTATIONS[name](tf.gather(images, order), tf.gather(names, order))
 
-    np.testing.assert_array_equal(tf.gather(together, order), apart)
+    # Matrix products of other batch sizes may add in another order.
+    np.testing.assert_allclose(tf.gather(together, order), apart, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "none"])

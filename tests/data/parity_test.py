@@ -8,8 +8,14 @@ import tensorflow as tf
 from PIL import Image
 
 from kerobust.data import DataConfig, load
-from kerobust.data.augmentations import resize, square
+from kerobust.data.augmentations import (
+    crop_boxes,
+    random_resized_crop,
+    resize,
+    square,
+)
 from kerobust.data.pictures import decode_picture
+from kerobust.randomness import example_keys
 
 # Mean absolute difference in grey levels (0..255). Measured: bicubic 0.0002 on digits,
 # 0.0013 on photos (worst photo 0.006, worst pixel 2); bilinear 0.017; JPEG decoding 0.
@@ -57,6 +63,23 @@ def test_without_antialias_the_difference_would_be_noticed():
 
     expected = Image.fromarray(image).resize((24, 24), Image.Resampling.BICUBIC)
     assert difference(plain, expected) > 10
+
+
+def test_a_random_resized_crop_is_what_pil_makes_of_the_same_part():
+    image = np.float32(montage()[:48, :64, 0])
+    keys, scale, ratio = example_keys(0, 0, range(20)), (0.05, 1.0), (0.5, 2.0)
+
+    images = tf.tile((image / 255)[None, :, :, None], [20, 1, 1, 3])
+    cropped = random_resized_crop(images, keys, scale, ratio).numpy() * 255
+
+    boxes = crop_boxes(keys, (48, 64), scale, ratio).numpy()
+    for found, (top, left, height, width) in zip(cropped, boxes, strict=True):
+        part = Image.fromarray(image[top : top + height, left : left + width])
+        # Columns, clip, rows, clip: PIL does not clip float images by itself.
+        for size in ((64, height), (64, 48)):
+            part = np.asarray(part.resize(size, Image.Resampling.BICUBIC))
+            part = Image.fromarray(np.clip(part, 0, 255))
+        np.testing.assert_allclose(found[..., 1], part, atol=0.01)
 
 
 def test_decoding_a_jpeg_is_as_pil_does_it():

@@ -318,6 +318,14 @@ def test_sizes_that_do_not_fit_are_refused(options, message):
         small(**options)
 
 
+def test_images_of_another_size_are_refused_also_when_masked():
+    # Without the check, masked calls would look up the wrong positions in silence.
+    images = np.zeros([3, 8, 8, 3], np.float32)
+
+    with pytest.raises(UserError, match=r"must be \[B, 4, 8, 3\].*=\(3, 8, 8, 3\)"):
+        small()(images, visible=orders(3))
+
+
 def test_an_unknown_size_is_refused_with_a_suggestion():
     with pytest.raises(UserError, match='`--model.size` .*mean "small"'):
         VitConfig(size="smal")

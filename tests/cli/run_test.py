@@ -1,0 +1,123 @@
+"""Whole runs of the three commands on networks of a few hundred weights."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kerobust import evaluate, probe, train
+from tests.cli.bad_input_test import TINY
+
+SHORT = (
+    *TINY,
+    "--finetune.epochs=1",
+    "--finetune.attack_steps=1",
+    "--finetune.drop_path=0",
+    "--evaluate.steps=2",
+    "--evaluate.restarts=1",
+    "--evaluate.limit=40",
+    "--evaluate.epsilons=0.1",
+    "--mimir.mi_batch=16",
+)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Returns the folder of a run with all four stages."""
+    workdir = tmp_path_factory.mktemp("whole")
+    stages = "--run.stages=pretrain,finetune,baselines,evaluate"
+    arms = "--baselines.arms=scratch,natural,random_init,pixels"
+    flags = [*SHORT, stages, arms, f"--run.workdir={workdir}"]
+    assert train.main(["train", *flags]) == 0
+    return workdir, flags
+
+
+def test_the_report_has_a_row_for_every_network_and_compares_the_first(whole_run):
+    report = json.loads((whole_run[0] / "report.json").read_text())
+
+    names = [row["name"] for row in report["rows"]]
+    assert names == [
+        "mimir + pgd", "scratch", "natural", "mimir probe", "random_init probe",
+        "pixels probe",
+    ]  # fmt: skip
+    pairs = {(item["second"], item["on"]) for item in report["comparisons"]}
+    assert pairs == {(name, on) for name in names[1:] for on in ("worst", "clean")}
+    for row in report["rows"]:
+        assert set(row["robust"]) == {"fgsm", "pgd", "momentum_pgd"}
+        least = min(share["correct"] for share in row["robust"].values())
+        assert row["worst"]["correct"] <= least <= row["natural"]["correct"]
+        assert all(found["max"] <= 8 / 255 + 1e-6 for found in row["norms"].values())
+
+
+def test_the_run_folder_says_with_what_it_was_made(whole_run):
+    workdir, _ = whole_run
+
+    environment = json.loads((workdir / "environment.json").read_text())
+
+    assert {"packages", "git", "devices", "data_digest", "command"} <= set(environment)
+    assert "--attack.epsilon=8/255" in (workdir / "config.flags").read_text()
+    assert "http" not in (workdir / "report.html").read_text()
+
+
+def test_tensorboard_shows_losses_speed_probes_pictures_and_settings(whole_run):
+    events = EventAccumulator(str(whole_run[0] / "pretrain" / "tensorboard"))
+    events.Reload()
+
+    tags = events.Tags()
+    logged = set(tags["tensors"]) | set(tags["scalars"])
+    assert logged >= {
+        "train/loss", "train/reconstruction", "train/dependence",
+        "train/perturbation", "learning_rate", "images_per_second", "attack_share",
+        "knn/clean", "knn/robust", "pictures",
+    }  # fmt: skip
+    assert any("hparams" in tag for tag in events.PluginTagToContent("hparams"))
+
+
+def test_the_same_command_again_reads_what_is_finished(whole_run, capsys):
+    workdir, flags = whole_run
+    before = (workdir / "evaluate" / "scratch" / "results.json").read_bytes()
+
+    assert train.main(["train", *flags]) == 0
+
+    printed = capsys.readouterr().out
+    assert "steps, peak rate" not in printed and "evaluate: scratch" in printed
+    after = json.loads((workdir / "evaluate" / "scratch" / "results.json").read_text())
+    assert after["examples"] == json.loads(before)["examples"]
+
+
+def test_probe_and_evaluate_start_from_bundles(tmp_path, whole_run):
+    encoder, model = whole_run[0] / "encoder", whole_run[0] / "finetune" / "model"
+
+    probed = probe.main(
+        ["probe", *SHORT, f"--run.init_from={encoder}", f"--run.workdir={tmp_path}/p"]
+    )
+    tested = evaluate.main(
+        ["evaluate", *SHORT, f"--run.init_from={model}", f"--run.workdir={tmp_path}/e"]
+    )
+
+    assert probed == tested == 0
+    first = json.loads((whole_run[0] / "report.json").read_text())["rows"][0]
+    again = json.loads((tmp_path / "e" / "report.json").read_text())["rows"][0]
+    assert again["worst"] == first["worst"]
+    (head,) = (tmp_path / "p" / "finetune" / "model").glob("*.safetensors")
+    frozen = load_file(head)
+    (source,) = (encoder / "members" / "encoder").glob("*.safetensors")
+    kept = load_file(source)
+    shared = [name for name in kept if any(key.endswith(name) for key in frozen)]
+    assert shared
+    for name in shared:
+        (key,) = [key for key in frozen if key.endswith(name)]
+        np.testing.assert_array_equal(frozen[key], kept[name])
+
+
+@pytest.mark.parametrize("method", ["mae", "mimir"])
+def test_two_devices_work_from_the_command_line(tmp_path, method):
+    flags = [*SHORT, f"--method={method}", "--run.devices=2"]
+
+    code = train.main(["train", *flags, f"--run.workdir={tmp_path}"])
+
+    assert code == 0
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert len(environment["devices"]) >= 2
