@@ -197,7 +197,8 @@ def _assign(values, text: str, source: str) -> str:
         raise UserError(
             f"`--{name}` must be written --{name}=value. Received: {text} ({source})."
         )
-    values[name].parse(value)
+    # Not `Flag.parse`, which would wrap the parser's message in one of its own.
+    values[name].value = values[name].parser.parse(value)
     return name
 
 

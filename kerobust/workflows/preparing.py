@@ -1,4 +1,4 @@
-"""The start of every stage: devices, data and the run folder."""
+"""The start of every stage: devices, precision and data."""
 
 import dataclasses
 import functools
@@ -6,7 +6,6 @@ import pathlib
 
 import tensorflow as tf
 
-from kerobust import run_folder
 from kerobust.data import datasets
 from kerobust.distribute import ensure_logical_cpus
 from kerobust.experiment import ExperimentConfig
@@ -27,14 +26,11 @@ class Experiment:
         return datasets.labelled_subset(train, data.label_fraction, data.label_seed)
 
 
-def prepare(config: ExperimentConfig, *, claim: bool = True) -> Experiment:
-    """Sets up devices and precision, loads the data and claims the run folder."""
+def prepare(config: ExperimentConfig) -> Experiment:
+    """Sets up devices and precision and loads the data; writes nothing."""
     ensure_logical_cpus(config.run.devices)
     if config.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(config.run.mixed_precision)
     source = datasets.load(config.data)
-    folder = pathlib.Path(config.run.workdir)
-    if claim:
-        run_folder.claim(config, source.digest)
-    return Experiment(config, source, folder)
+    return Experiment(config, source, pathlib.Path(config.run.workdir))

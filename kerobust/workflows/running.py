@@ -5,6 +5,7 @@ import time
 
 import tensorflow as tf
 
+from kerobust import run_folder
 from kerobust.config import UserError
 from kerobust.data.views import training_batches
 from kerobust.experiment import ExperimentConfig
@@ -36,10 +37,12 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
         Exit code: 0, or 75 after a signal (the same command continues).
     """
     _require_start(config)
-    experiment = prepare(config, claim=not dry_run)
+    experiment = prepare(config)
+    _require_images(experiment)
     if dry_run:
         return _estimate(experiment)
     stages = config.run.stages
+    run_folder.claim(config, experiment.source.digest)
     try:
         encoder = _start(experiment)
         if "pretrain" in stages:
@@ -61,7 +64,13 @@ def _require_start(config: ExperimentConfig) -> None:
     stages, start = config.run.stages, config.run.init_from
     folder = pathlib.Path(config.run.workdir)
     if start is not None:
-        load_bundle(start)  # A missing or damaged bundle is reported here.
+        try:
+            load_bundle(start)
+        except UserError as error:
+            raise UserError(
+                "`--run.init_from` must name an intact bundle. "
+                f"Received: init_from={start}. {error}"
+            ) from error
         return
     needs_encoder = "finetune" in stages and "pretrain" not in stages
     if needs_encoder and not (folder / "encoder").exists():
@@ -76,6 +85,21 @@ def _require_start(config: ExperimentConfig) -> None:
             "`--run.init_from` must name a classifier bundle when `--run.stages` has "
             "evaluate without finetune. Received: init_from=None and no fine-tuned "
             f"model in {folder}. Add finetune to --run.stages or name a bundle."
+        )
+
+
+def _require_images(experiment: Experiment) -> None:
+    """Refuses data that a later stage could not use, before an earlier one starts."""
+    config, stages = experiment.config, experiment.config.run.stages
+    if "pretrain" in stages:
+        config.pretrain.steps(experiment.source.splits["train"].size)
+    if "finetune" in stages or "baselines" in stages:
+        config.finetune.steps(experiment.labelled.size)
+    if "evaluate" in stages and config.evaluate.split not in experiment.source.splits:
+        raise UserError(
+            "`--data.name` must have labelled test images when `--run.stages` has "
+            f"evaluate. Received: name={config.data.name}, which has "
+            f"{', '.join(experiment.source.splits)}."
         )
 
 

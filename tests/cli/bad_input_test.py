@@ -46,7 +46,7 @@ def assert_refused(outcome, *fragments):
     [
         ("--attack.epsilon=8", ("--attack.epsilon", "epsilon=8", "did you mean 8/255")),
         ("--mimir.epsilon=8", ("--mimir.epsilon", "epsilon=8", "did you mean 8/255")),
-        ("--attack.epsilon=-0.1", ("--attack.epsilon", "epsilon=-0.1", "[0, 1]")),
+        ("--attack.epsilon=-0.1", ("--attack.epsilon", "epsilon=-0.1", "at least 0")),
         ("--attack.epsilon=8/0", ("--attack.epsilon", "8/0", "8/255")),
         ("--attack.norm=linff", ("--attack.norm", "linff", 'Did you mean "linf"')),
         ("--method=mimmir", ("--method", "mimmir", 'Did you mean "mimir"')),
@@ -81,7 +81,7 @@ def test_a_batch_smaller_than_the_replicas_is_refused(tmp_path, capsys):
 
 def test_a_label_fraction_that_empties_a_class_is_refused(tmp_path, capsys):
     outcome = run(
-        tmp_path, capsys, "--run.stages=finetune", "--data.label_fraction=0.001"
+        tmp_path, capsys, "--run.stages=pretrain,finetune", "--data.label_fraction=0.001"
     )
 
     assert_refused(outcome, "--data.label_fraction", "0.001", "class")
