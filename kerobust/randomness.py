@@ -24,7 +24,7 @@ def _rotate_left(word: tf.Tensor, bits: int) -> tf.Tensor:
     return tf.bitwise.bitwise_or(left, right)
 
 
-@tf.function(autograph=False)
+@tf.function(autograph=False, reduce_retracing=True)
 def threefry(key0, key1, count0, count1):
     """Returns two random words for each counter under each key.
 

@@ -144,7 +144,7 @@ class Attack(tf.keras.layers.Layer):
         # Tracing needs tapes, running must not meet any: an outer tape would make the
         # loop store all that its backward pass might need.
         run = function.get_concrete_function(*arguments)
-        if True:
+        with record.stop_recording():
             adversarial, info = run(*arguments)
         adversarial.set_shape(images.shape)
         return (adversarial, AttackInfo(*info)) if return_info else adversarial

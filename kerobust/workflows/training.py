@@ -213,7 +213,7 @@ def _probes(experiment: Experiment, method: Method, steps: int) -> list:
     if not hasattr(method, "pictures"):
         return []
     splits, config = experiment.source.splits, experiment.config
-    every = max(steps // 10, 1)
+    every = max(steps // 5, 1)
     first = next(iter(training_batches(splits["train"], batch_size=8, steps=1)))
 
     def pictures(step: int) -> dict:

@@ -50,6 +50,17 @@ def test_the_maximiser_for_linf_is_the_sign_of_the_weights():
     np.testing.assert_allclose(adversarial, expected, atol=1e-6)
 
 
+def test_l1_steps_are_projected_on_ball_and_box_at_once():
+    images = tf.constant([0.9, 0.1], shape=[1, 1, 2, 1])
+    attack = FGSM(0.5, norm="l1", step_size=2.0)
+
+    change = attack(images, tf.zeros([1]), Linear([1.0, 1.0])) - images
+
+    # Nearest to (1, 1) with 0.1 and 0.9 of room and sum 0.5; one after the other, ball
+    # and box would give (0.1, 0.25).
+    np.testing.assert_allclose(tf.reshape(change, [-1]), [0.1, 0.4], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("attack", "factor"),
     [
