@@ -55,21 +55,19 @@ def test_training_lowers_the_loss_and_moves_every_trained_weight(name):
 
 def test_eager_and_compiled_steps_agree(name):
     logs, weights = [], []
-    for eager in (True, False):
+    for compiled in (False, True):
         tf.keras.utils.set_random_seed(0)
         method = make(name)
-        step = (
-            method.train_step
-            if eager
-            else tf.function(method.train_step, autograph=False)
-        )
+        # Not AdamW, whose first step blows the rounding of tiny gradients up.
+        method.compile(optimizer=tf.keras.optimizers.SGD(0.1))
+        step = method.train_step
+        step = tf.function(step, autograph=False) if compiled else step
         logs.append(step(first_batch()))
         weights.append([value.numpy() for value in method.trained_variables()])
 
     np.testing.assert_allclose(logs[0]["loss"], logs[1]["loss"], rtol=1e-5)
-    # AdamW's first step is the sign of the gradient: compare where it is not a tie.
     for first, second in zip(*weights, strict=True):
-        assert np.mean(np.abs(first - second) < 1e-5) > 0.98
+        np.testing.assert_allclose(first, second, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
