@@ -81,7 +81,10 @@ def test_a_batch_smaller_than_the_replicas_is_refused(tmp_path, capsys):
 
 def test_a_label_fraction_that_empties_a_class_is_refused(tmp_path, capsys):
     outcome = run(
-        tmp_path, capsys, "--run.stages=pretrain,finetune", "--data.label_fraction=0.001"
+        tmp_path,
+        capsys,
+        "--run.stages=pretrain,finetune",
+        "--data.label_fraction=0.001",
     )
 
     assert_refused(outcome, "--data.label_fraction", "0.001", "class")
