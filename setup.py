@@ -37,7 +37,7 @@ setup(
         "tensorflow-addons==0.23.*",
         "tensorflow-datasets>=4.9,<5",
         "tensorflow-metadata<1.18",
-        "importlib_resources",  # TFDS imports it without asking for it
+        "importlib-resources",  # TFDS imports it without asking for it
         "tensorboard>=2.15,<2.16",
         "absl-py",
         "safetensors",

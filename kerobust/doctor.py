@@ -27,6 +27,7 @@ PINS = {
     "tensorflow-addons": ("0.23", "0.24", "other versions are not tested"),
     "tensorflow-datasets": ("4.9", "5", "other versions are not tested"),
     "tensorflow-metadata": ("0", "1.18", "tensorflow_datasets would not import"),
+    "importlib-resources": ("0", "99", "tensorflow_datasets would not import"),
     "tensorboard": ("2.15", "2.16", "it must match TensorFlow"),
     "setuptools": ("0", "81", "the tensorboard command would not start"),
     "numpy": ("0", "2", "TensorFlow 2.15 is built for NumPy 1"),

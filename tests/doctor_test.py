@@ -22,6 +22,7 @@ HEALTHY = {
     "tensorflow-addons": "0.23.0",
     "tensorflow-datasets": "4.9.10",
     "tensorflow-metadata": "1.17.3",
+    "importlib-resources": "7.1.0",
     "tensorboard": "2.15.2",
     "setuptools": "80.9.0",
     "numpy": "1.26.4",
