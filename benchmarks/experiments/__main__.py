@@ -66,7 +66,7 @@ def probe_flags(seed: int) -> dict[str, np.ndarray]:
 
     from kerobust.data.datasets import DataConfig, labelled_subset, load
     from kerobust.models.vit import VitConfig
-    from kerobust.workflows.evaluating import LinearProbe, mean_tokens, pixels
+    from kerobust.workflows.evaluating import linear_probe, pixel_probe
     from kerobust.workflows.training import read_encoder
 
     source = load(DataConfig())
@@ -82,16 +82,15 @@ def probe_flags(seed: int) -> dict[str, np.ndarray]:
         patch_size=pretrained.patch_size,
     )
     untrained = shape.build(source.image_shape)
-    features = {
-        "mimir": mean_tokens(pretrained),
-        "random_init": mean_tokens(untrained),
-        "pixels": pixels,
+    probes = {
+        "mimir": linear_probe(pretrained, labelled, source.num_classes),
+        "random_init": linear_probe(untrained, labelled, source.num_classes),
+        "pixels": pixel_probe(labelled, source.num_classes),
     }
-    flags = {}
-    for name, function in features.items():
-        probe = LinearProbe(function, labelled, source.num_classes)
-        flags[name] = np.argmax(probe(tf.constant(images)), axis=1) == labels
-    return flags
+    return {
+        name: np.argmax(probe(tf.constant(images)), axis=1) == labels
+        for name, probe in probes.items()
+    }
 
 
 def main() -> None:

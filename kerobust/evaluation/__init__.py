@@ -1,6 +1,6 @@
 """Evaluation: attacks on classifiers, probes of encoders, statistics, reports."""
 
-from kerobust.evaluation.evaluator import EvaluateConfig, evaluate
+from kerobust.evaluation.evaluator import EvaluateConfig, Evaluator, evaluate
 from kerobust.evaluation.knn import knn_predict
 from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.metrics import McNemar, mcnemar, paired_bootstrap, wilson
@@ -12,6 +12,7 @@ from kerobust.evaluation.results import Evaluation
 __all__ = [
     "EvaluateConfig",
     "Evaluation",
+    "Evaluator",
     "McNemar",
     "OnlineKnn",
     "amplify",

@@ -16,6 +16,7 @@ from kerobust.data import Split, evaluation_batches
 from kerobust.evaluation.jobs import (
     Job,
     Victim,
+    make_attacks,
     make_jobs,
     run_attack,
     run_clean,
@@ -101,30 +102,63 @@ def evaluate(
     """
     _check_split(split)
     split = _limited(split, config.limit)
-    victim = Victim(model)
-    jobs, curve = make_jobs(threat, config, split.image_shape)
-    every = list({job.key: job for job in jobs + curve}.values())
-    say = progress or (lambda text: None)
-    clock = _Clock(every, -(-split.size // config.batch_size), say)
-    found: dict[str, list] = {job.key: [] for job in every} | {"clean": []}
-    state = None
-    for index, batch in enumerate(evaluation_batches(split, config.batch_size)):
-        if state is None:
-            probe = victim.logits(batch["images"])[:_PROBE].numpy()
-            identity = _identity(model, split, threat, config)
-            state = BatchState(state_dir, identity, probe, say)
-        work = functools.partial(run_clean, victim, batch)
-        clean, _ = state.get("clean", index, work)
-        found["clean"].append(clean)
-        for job in every:
-            pictures = _PICTURES if index == 0 else 0
-            work = functools.partial(
-                run_attack, victim, job, batch, config.seed, pictures
-            )
-            arrays, fresh = state.get(job.key, index, work)
-            found[job.key].append(arrays)
-            clock.advance(job, index, fresh)
-    return _assemble(found, jobs, curve, threat, config)
+    return Evaluator(threat, config)(
+        model, split, state_dir=state_dir, progress=progress
+    )
+
+
+class Evaluator:
+    """`evaluate` for several models; one object with new weights compiles only once.
+
+    Args:
+        threat: Norm and epsilon of the attacks.
+        config: What to run.
+    """
+
+    def __init__(self, threat: AttackConfig, config: EvaluateConfig = EvaluateConfig()):
+        self.threat = threat
+        self.config = config
+        self._attacks = make_attacks(threat, config)
+        self._victim: Victim | None = None
+
+    def __call__(
+        self,
+        model: Callable[[tf.Tensor], tf.Tensor],
+        split: Split,
+        *,
+        curve: bool = True,
+        state_dir: str | os.PathLike | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> Evaluation:
+        """Returns what `evaluate` returns; `curve` False leaves the curve out."""
+        config = self.config if curve else self.config.replace(curve=False)
+        _check_split(split)
+        split = _limited(split, config.limit)
+        if self._victim is None or self._victim.model is not model:
+            self._victim = Victim(model)
+        victim = self._victim
+        jobs, points = make_jobs(self._attacks, self.threat, config, split.image_shape)
+        every = list({job.key: job for job in jobs + points}.values())
+        say = progress or (lambda text: None)
+        clock = _Clock(every, -(-split.size // config.batch_size), say)
+        found: dict[str, list] = {job.key: [] for job in every} | {"clean": []}
+        state = None
+        for index, batch in enumerate(evaluation_batches(split, config.batch_size)):
+            if state is None:
+                probe = victim.logits(batch["images"])[:_PROBE].numpy()
+                identity = _identity(model, split, self.threat, config)
+                state = BatchState(state_dir, identity, probe, say)
+            work = functools.partial(run_clean, victim, batch)
+            clean, _ = state.get("clean", index, work)
+            found["clean"].append(clean)
+            for job in every:
+                pictures = _PICTURES if index == 0 else 0
+                given = (victim, job, batch, clean["predictions"], config.seed)
+                work = functools.partial(run_attack, *given, pictures)
+                arrays, fresh = state.get(job.key, index, work)
+                found[job.key].append(arrays)
+                clock.advance(job, index, fresh)
+        return _assemble(found, jobs, points, self.threat, config)
 
 
 class _Clock:

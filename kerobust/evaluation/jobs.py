@@ -18,12 +18,26 @@ _ONE_STEP = ("fgsm",)
 
 
 class Job(NamedTuple):
-    """One attack at one epsilon; `cost` counts its gradient steps per example."""
+    """One attack at one epsilon.
+
+    Attributes:
+        name: Name of the attack.
+        attack: The attack, with one search per call.
+        epsilon: Radius of the ball.
+        restarts: How often it is tried on an example that still withstands it.
+        steps: Gradient steps of one try.
+    """
 
     name: str
     attack: Attack
     epsilon: float
-    cost: int
+    restarts: int
+    steps: int
+
+    @property
+    def cost(self) -> int:
+        """Most gradient steps per example."""
+        return self.restarts * self.steps
 
     @property
     def key(self) -> str:
@@ -41,7 +55,9 @@ class Victim:
 
     def __init__(self, model: Callable[[tf.Tensor], tf.Tensor]):
         self.model = model
-        self._forward = tf.function(functools.partial(infer, model))
+        self._forward = tf.function(
+            functools.partial(infer, model), reduce_retracing=True
+        )
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
         """Returns finite float32 [B, K]; raises a `UserError` if there is no such."""
@@ -63,30 +79,38 @@ class Victim:
         return tf.argmax(self.logits(images), 1, output_type=tf.int32).numpy()
 
 
-def make_jobs(threat: AttackConfig, config, image_shape) -> tuple[list[Job], list[Job]]:
+def make_attacks(threat: AttackConfig, config) -> dict[str, Attack]:
+    """Returns the attacks that `EvaluateConfig` names, and PGD for the curve."""
+    attacks = {}
+    for name in {*config.attacks, "pgd"}:
+        steps = {} if name in _ONE_STEP else {"steps": config.steps}
+        options: dict[str, Any] = {"norm": threat.norm, "keep": "best", **steps}
+        attacks[name] = ATTACKS[name](threat.epsilon, **options)
+    return attacks
+
+
+def make_jobs(
+    attacks: dict[str, Attack], threat: AttackConfig, config, image_shape
+) -> tuple[list[Job], list[Job]]:
     """Returns the named attacks, and PGD at the radii of the curve above 0, if any.
 
     Args:
+        attacks: What `make_attacks` returns.
         threat: Norm and epsilon of the named attacks.
         config: `EvaluateConfig`.
         image_shape: (H, W, C).
     """
-    names = {*config.attacks, "pgd"}  # PGD once for both, so that it is traced once.
-    attacks = {name: _make_attack(name, threat, config) for name in names}
-    costs = {name: 1 if name in _ONE_STEP else config.steps for name in names}
-    costs["pgd"] *= config.restarts
-    named = [
-        Job(name, attacks[name], float(threat.epsilon), costs[name])
-        for name in config.attacks
-    ]
+
+    def job(name: str, epsilon: float) -> Job:
+        restarts = config.restarts if name == "pgd" else 1
+        steps = 1 if name in _ONE_STEP else config.steps
+        return Job(name, attacks[name], float(epsilon), restarts, steps)
+
+    named = [job(name, threat.epsilon) for name in config.attacks]
     if not config.curve:
         return named, []
     radii = _radii(threat.epsilon, config.epsilons, attacks["pgd"].ball, image_shape)
-    return named, [
-        Job("pgd", attacks["pgd"], radius, costs["pgd"])
-        for radius in radii
-        if radius > 0
-    ]
+    return named, [job("pgd", radius) for radius in radii if radius > 0]
 
 
 def run_clean(victim: Victim, batch) -> dict[str, np.ndarray]:
@@ -100,14 +124,15 @@ def run_clean(victim: Victim, batch) -> dict[str, np.ndarray]:
 
 
 def run_attack(
-    victim: Victim, job: Job, batch, seed: int, pictures: int
+    victim: Victim, job: Job, batch, clean: np.ndarray, seed: int, pictures: int
 ) -> dict[str, np.ndarray]:
-    """Attacks a batch; padded rows are dropped from what it returns.
+    """Attacks what a batch's real rows have right; the rest is left alone.
 
     Args:
         victim: The model.
         job: The attack.
         batch: What `evaluation_batches` yields.
+        clean: int32 [V], predictions for the real rows without attack.
         seed: Seed of the random starts.
         pictures: How many examples to keep as pictures, fooled ones first.
 
@@ -119,42 +144,36 @@ def run_attack(
         RuntimeError: If the attack leaves its ball or the range [0, 1].
     """
     started = time.perf_counter()
-    images, labels, valid = (
-        batch[key].numpy() for key in ("images", "labels", "valid")
-    )
-    keys = fold_in(example_keys(seed, 0, batch["ids"]), job.name)
-    adversarial = job.attack(
-        batch["images"], labels, victim.model, epsilon=job.epsilon, keys=keys
-    )
-    norms = job.attack.ball.norm(adversarial - images).numpy()
-    predictions = victim.predictions(adversarial)
-    adversarial = adversarial.numpy()
+    valid = batch["valid"].numpy()
+    images, labels = batch["images"].numpy()[valid], batch["labels"].numpy()[valid]
+    keys = fold_in(example_keys(seed, 0, batch["ids"].numpy()[valid]), job.name)
+    adversarial, predictions = images.copy(), clean.copy()
+    for restart in range(job.restarts):
+        standing = np.flatnonzero(predictions == labels)
+        if not standing.size:
+            break
+        adversarial[standing] = job.attack(
+            images[standing],
+            labels[standing],
+            victim.model,
+            epsilon=job.epsilon,
+            keys=tf.gather(fold_in(keys, restart), standing),
+        )
+        predictions[standing] = victim.predictions(adversarial[standing])
+    change = tf.constant(adversarial - images)
+    norms = job.attack.ball.norm(change).numpy()
     seconds = time.perf_counter() - started
     _check_inside(job, norms, adversarial)
     fooled = (predictions != labels) & (norms > 0)
-    rows = np.argsort(~fooled[valid], kind="stable")[:pictures]
+    rows = np.argsort(~fooled, kind="stable")[:pictures]
     return {
-        "predictions": predictions[valid],
-        "norms": norms[valid],
+        "predictions": predictions,
+        "norms": norms,
         "seconds": np.array(seconds),
         "rows": rows,
-        "clean": images[valid][rows],
-        "adversarial": adversarial[valid][rows],
+        "clean": images[rows],
+        "adversarial": adversarial[rows],
     }
-
-
-def _make_attack(name: str, threat: AttackConfig, config) -> Attack:
-    """Returns the evaluation form of an attack: it spares misclassified examples."""
-    options: dict[str, Any] = {
-        "norm": threat.norm,
-        "keep": "best",
-        "skip_misclassified": True,
-    }
-    if name not in _ONE_STEP:
-        options["steps"] = config.steps
-    if name == "pgd":
-        options["restarts"] = config.restarts
-    return ATTACKS[name](threat.epsilon, **options)
 
 
 def _radii(epsilon: float, chosen, ball, image_shape) -> list[float]:

@@ -4,76 +4,66 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from kerobust import run_folder
 from kerobust.config import UserError
 from kerobust.data.datasets import Split
-from kerobust.evaluation.evaluator import evaluate as evaluate_model
+from kerobust.evaluation.evaluator import Evaluator
 from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.report import compare, row, table, write_report
+from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
 from kerobust.evaluation.state import write_atomically
 from kerobust.models.bundle import load_bundle, read_info
-from kerobust.models.heads import Classifier
+from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.workflows.preparing import Experiment
 from kerobust.workflows.training import read_encoder
 
 
-class LinearProbe:
-    """A linear classifier on features, fitted once and callable like a network.
+def linear_probe(encoder, split: Split, num_classes: int) -> Classifier:
+    """Returns `encoder` with a linear head on the mean of its patch tokens.
 
-    Args:
-        features: Maps images [B, H, W, C] to features [B, D].
-        split: Labelled images to fit.
-        num_classes: Number of classes.
+    The head is the best one for the images of `split`, see `fit_linear`.
     """
-
-    def __init__(self, features: Callable, split: Split, num_classes: int):
-        images, labels = split.arrays()
-        self.features = features
-        self.kernel, self.bias = fit_linear(features(images), labels, num_classes)
-
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        return self.features(images) @ self.kernel + self.bias
+    images, labels = split.arrays()
+    probe = Classifier(encoder, ClassifierHead(num_classes, norm=False))
+    features = tf.reduce_mean(encoder(images, training=False).patches, axis=1)
+    probe.head.dense.set_weights(fit_linear(features, labels, num_classes))
+    return probe
 
 
-def pixels(images: tf.Tensor) -> tf.Tensor:
-    """Returns raw pixels as features, [B, H * W * C]."""
-    return tf.reshape(images, [tf.shape(images)[0], int(np.prod(images.shape[1:]))])
-
-
-def mean_tokens(encoder) -> Callable:
-    """Returns the function images -> mean patch token [B, D] of `encoder`."""
-
-    def features(images):
-        return tf.reduce_mean(encoder(images, training=False).patches, axis=1)
-
-    return features
+def pixel_probe(split: Split, num_classes: int) -> tf.keras.Model:
+    """Returns the best linear classifier of raw pixels, as `linear_probe`."""
+    images, labels = split.arrays()
+    dense = tf.keras.layers.Dense(num_classes)
+    flat = tf.keras.layers.Flatten(input_shape=split.image_shape)
+    probe = tf.keras.Sequential([flat, dense])
+    dense.set_weights(fit_linear(flat(images), labels, num_classes))
+    return probe
 
 
 def evaluate(experiment: Experiment) -> dict:
     """Attacks every network of the experiment; writes and returns the report."""
     config, workdir = experiment.config, experiment.workdir
-    results, notes, settings = {}, {}, config.evaluate
+    evaluator = Evaluator(config.attack, config.evaluate)
+    results: dict[str, Evaluation] = {}
+    notes: dict[str, str] = {}
+    known: list = []
     for name, model, seconds in _networks(experiment):
         folder = workdir / "evaluate" / name.replace(" ", "_").replace("+", "and")
         print(f"evaluate: {name}", flush=True)
-        results[name] = evaluate_model(
-            model,
-            experiment.source.splits[settings.split],
-            config.attack,
-            settings,
+        results[name] = evaluator(
+            _into_equal(known, model),
+            experiment.source.splits[config.evaluate.split],
+            curve=not results,  # One curve tells enough.
             state_dir=folder / "batches",
             progress=_line if sys.stdout.isatty() else None,
         )
         notes[name] = "linear" if seconds is None else f"trained {seconds:.0f} s"
         found = json.dumps(results[name].to_dict())
         write_atomically(folder / "results.json", found.encode())
-        settings = config.evaluate.replace(curve=False)  # One curve tells enough.
     report = _report(experiment, results, notes)
     paths = write_report(workdir, report)
     print(f"\n{table(report['rows'])}\n")
@@ -81,6 +71,21 @@ def evaluate(experiment: Experiment) -> dict:
         print(text)
     print(f"\nreport: {paths['html']}\ncurves: tensorboard --logdir {workdir}")
     return report
+
+
+def _into_equal(known: list, model: tf.keras.Model) -> tf.keras.Model:
+    """Returns a known model of the same structure, with the weights of `model`.
+
+    Attacks compile once per object. `known` holds (structure, model) of all models
+    unlike those before; the structure is kept because Keras adds to it at calls.
+    """
+    structure = (type(model), model.get_config())
+    for other, twin in known:
+        if other == structure:
+            twin.set_weights(model.get_weights())
+            return twin
+    known.append((structure, model))
+    return model
 
 
 def _report(experiment: Experiment, results: dict, notes: dict) -> dict:
@@ -143,20 +148,18 @@ def _own_name(config) -> str:
 
 def _probes(experiment: Experiment):
     """Yields linear classifiers on the encoder, an untrained one and raw pixels."""
-    config, classes = experiment.config, experiment.source.num_classes
-    labelled, arms = experiment.labelled, config.baselines.arms
-    features = {}
+    config, labelled = experiment.config, experiment.labelled
+    arms, classes = config.baselines.arms, experiment.source.num_classes
     folder = experiment.workdir / "encoder"
     if folder.exists():
-        features[f"{config.method} probe"] = mean_tokens(read_encoder(folder))
+        pretrained = read_encoder(folder)
+        yield f"{config.method} probe", linear_probe(pretrained, labelled, classes), None
     if "random_init" in arms:
         tf.keras.utils.set_random_seed(config.run.seed)
         untrained = config.model.build(labelled.image_shape)
-        features["random_init probe"] = mean_tokens(untrained)
+        yield "random_init probe", linear_probe(untrained, labelled, classes), None
     if "pixels" in arms:
-        features["pixels probe"] = pixels
-    for name, function in features.items():
-        yield name, LinearProbe(function, labelled, classes), None
+        yield "pixels probe", pixel_probe(labelled, classes), None
 
 
 def _line(text: str) -> None:
