@@ -41,7 +41,7 @@ class EvaluateConfig(Config):
     )
     steps: int = setting(20, "Steps of the iterative attacks.", low=1)
     restarts: int = setting(2, "Random restarts of pgd.", low=1)
-    batch_size: int = setting(128, "Images per batch; does not change results.", low=1)
+    batch_size: int = setting(256, "Images per batch; does not change results.", low=1)
     curve: bool = setting(
         True, "Whether PGD is also run at other radii than the threat's."
     )
