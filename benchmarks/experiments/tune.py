@@ -27,8 +27,6 @@ ENCODERS = {
 }
 BATCH = 66
 RATES_AND_DECAYS = (("1e-3", "1.0"), ("3e-3", "1.0"), ("3e-3", "0.75"))
-
-
 UNTRAINED = "no pretraining"
 NO_STEPS = (
     "--pretrain.epochs=1",
@@ -37,11 +35,11 @@ NO_STEPS = (
 )
 ABOUT = f"""# How the settings of configs/mimir.flags were chosen
 
-`python -m benchmarks.experiments.tune`: 200 validation images, seed {SEED} (not among the
-reported ones), one run each. Every rate and decay was tried from every encoder and
-without pretraining, so that the arm without pretraining is tuned as well as the one with
-it. The length of training fits the five minutes of `make quickstart`; architecture,
-labels, normalisation and attack were not searched this way.
+`python -m benchmarks.experiments.tune`: 200 validation images, seed {SEED} (not among
+the reported ones), one run each. Every rate and decay was tried from every encoder and
+without pretraining, so that the arm without pretraining is tuned as well as the one
+with it. The length of training fits the five minutes of `make quickstart`;
+architecture, labels, normalisation and attack were not searched this way.
 
 """
 

@@ -84,7 +84,7 @@ def evaluate(
 
     Attack randomness belongs to the example, so the results depend neither on the batch
     size nor on interruptions. Examples that are wrong without attack are left alone and
-    count as not robust.
+    count as not robust; restarts go on with what still stands.
 
     Args:
         model: Maps images float32 [B, H, W, C] in [0, 1] to logits [B, K]; a Keras

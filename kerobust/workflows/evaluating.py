@@ -153,7 +153,11 @@ def _probes(experiment: Experiment):
     folder = experiment.workdir / "encoder"
     if folder.exists():
         pretrained = read_encoder(folder)
-        yield f"{config.method} probe", linear_probe(pretrained, labelled, classes), None
+        yield (
+            f"{config.method} probe",
+            linear_probe(pretrained, labelled, classes),
+            None,
+        )
     if "random_init" in arms:
         tf.keras.utils.set_random_seed(config.run.seed)
         untrained = config.model.build(labelled.image_shape)

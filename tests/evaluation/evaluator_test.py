@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kerobust.attacks import ATTACKS, BALLS, FGSM, AttackConfig
 from kerobust.config import UserError
-from kerobust.evaluation import EvaluateConfig, evaluate
+from kerobust.evaluation import EvaluateConfig, Evaluator, evaluate
 from kerobust.evaluation.results import doubts
 from kerobust.randomness import uniform
 from tests.evaluation.small import linear_model, relabelled, small_split
@@ -165,6 +165,49 @@ def test_more_radii_do_not_compile_more(model):
         return len(traces)
 
     assert count((0.01,)) == count((0.01, 0.02, 0.03, 0.04))
+
+
+def test_new_weights_do_not_compile_more(model):
+    traces = []
+
+    class Counted(tf.keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = linear_model()
+
+        def call(self, images, training=False):
+            traces.append(1)
+            return self.inner(images, training=training)
+
+    counted, evaluator = Counted(), Evaluator(THREAT, ONE)
+    first = evaluator(counted, small_split(), curve=False)
+    before = len(traces)
+    counted.set_weights([-weight for weight in counted.get_weights()])
+    second = evaluator(counted, small_split(), curve=False)
+
+    assert len(traces) == before
+    assert second.clean.sum() < first.clean.sum()
+    assert first.curve == second.curve == []
+
+
+def test_restarts_go_on_with_what_still_stands(model, monkeypatch):
+    attacked = []
+
+    class Recorder(Noise):
+        def __call__(self, images, labels, victim, *, epsilon, keys):
+            attacked.append((len(images), keys.numpy().tolist()))
+            return super().__call__(images, labels, victim, epsilon=epsilon, keys=keys)
+
+    monkeypatch.setitem(ATTACKS, "pgd", Recorder)
+    config = ONE.replace(restarts=3, batch_size=60, curve=False)
+    found = evaluate(model, small_split(), AttackConfig(epsilon=0.2), config)
+
+    sizes = [size for size, _ in attacked]
+    keys = [key for _, rows in attacked for key in map(tuple, rows)]
+    assert len(sizes) == 3
+    assert sizes[0] == found.clean.sum() < 60
+    assert sizes[0] > sizes[1] >= sizes[2] >= found.robust["pgd"].sum() > 0
+    assert len(set(keys)) == len(keys)  # Every try has noise of its own.
 
 
 @pytest.mark.usefixtures("noise_for_attacks")
