@@ -26,7 +26,12 @@ ENCODERS = {
     for target, flag in (("normalised target", "true"), ("plain target", "false"))
 }
 BATCH = 66
-RATES_AND_DECAYS = (("1e-3", "1.0"), ("3e-3", "1.0"), ("3e-3", "0.75"))
+RATES_AND_DECAYS = (
+    ("3e-3", "1.0"),
+    ("6e-3", "1.0"),
+    ("12e-3", "1.0"),
+    ("6e-3", "0.75"),
+)
 UNTRAINED = "no pretraining"
 NO_STEPS = (
     "--pretrain.epochs=1",
