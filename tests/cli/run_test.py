@@ -35,6 +35,18 @@ def whole_run(tmp_path_factory):
     return workdir, flags
 
 
+def examples(workdir, name) -> dict:
+    """Returns which images a network of a run had right, by kind."""
+    path = workdir / "evaluate" / name / "results.json"
+    return json.loads(path.read_text())["examples"]
+
+
+def tested_weights(workdir, name) -> str:
+    """Returns the digest of the weights that an evaluation attacked."""
+    path = workdir / "evaluate" / name / "batches" / "identity.json"
+    return json.loads(path.read_text())["identity"]["weights of the model"]
+
+
 def test_the_report_has_a_row_for_every_network_and_compares_the_first(whole_run):
     report = json.loads((whole_run[0] / "report.json").read_text())
 
@@ -79,18 +91,18 @@ def test_tensorboard_shows_losses_speed_probes_pictures_and_settings(whole_run):
 
 def test_the_same_command_again_reads_what_is_finished(whole_run, capsys):
     workdir, flags = whole_run
-    before = (workdir / "evaluate" / "scratch" / "results.json").read_bytes()
+    before = examples(workdir, "scratch")
 
     assert train.main(["train", *flags]) == 0
 
     printed = capsys.readouterr().out
     assert "steps, peak rate" not in printed and "evaluate: scratch" in printed
-    after = json.loads((workdir / "evaluate" / "scratch" / "results.json").read_text())
-    assert after["examples"] == json.loads(before)["examples"]
+    assert examples(workdir, "scratch") == before
 
 
 def test_probe_and_evaluate_start_from_bundles(tmp_path, whole_run):
-    encoder, model = whole_run[0] / "encoder", whole_run[0] / "finetune" / "model"
+    encoder = whole_run[0] / "encoder"
+    model = whole_run[0] / "baselines" / "natural" / "model"
 
     probed = probe.main(
         ["probe", *SHORT, f"--run.init_from={encoder}", f"--run.workdir={tmp_path}/p"]
@@ -100,9 +112,11 @@ def test_probe_and_evaluate_start_from_bundles(tmp_path, whole_run):
     )
 
     assert probed == tested == 0
-    first = json.loads((whole_run[0] / "report.json").read_text())["rows"][0]
-    again = json.loads((tmp_path / "e" / "report.json").read_text())["rows"][0]
-    assert again["worst"] == first["worst"]
+    # In the whole run, networks of one structure took turns in one compiled object.
+    alone = tested_weights(tmp_path / "e", "model")
+    assert alone == tested_weights(whole_run[0], "natural")
+    assert alone != tested_weights(whole_run[0], "scratch")
+    assert examples(tmp_path / "e", "model") == examples(whole_run[0], "natural")
     frozen = named_weights(load_bundle(tmp_path / "p" / "finetune" / "model").encoder)
     source = named_weights(load_bundle(encoder)["encoder"])
     shared = frozen.keys() & source.keys()
