@@ -98,7 +98,7 @@ def _paired_row(arm: str, seeds: list[dict]) -> dict:
         row[f"{title}: difference, points"] = (
             f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
         )
-        row[f"{title}: McNemar p"] = f"{p_value:.2g}"
+        row[f"{title}: McNemar p"] = f"{p_value:.2g}" if p_value else "< 1e-300"
     return row
 
 

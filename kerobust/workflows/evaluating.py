@@ -51,7 +51,7 @@ def evaluate(experiment: Experiment) -> dict:
     results: dict[str, Evaluation] = {}
     notes: dict[str, str] = {}
     known: list = []
-    for name, model, seconds in _networks(experiment):
+    for name, model, note in _networks(experiment):
         folder = workdir / "evaluate" / name.replace(" ", "_").replace("+", "and")
         print(f"evaluate: {name}", flush=True)
         results[name] = evaluator(
@@ -61,7 +61,7 @@ def evaluate(experiment: Experiment) -> dict:
             state_dir=folder / "batches",
             progress=_line if sys.stdout.isatty() else None,
         )
-        notes[name] = "linear" if seconds is None else f"trained {seconds:.0f} s"
+        notes[name] = note
         found = json.dumps(results[name].to_dict())
         write_atomically(folder / "results.json", found.encode())
     report = _report(experiment, results, notes)
@@ -120,7 +120,7 @@ def _report(experiment: Experiment, results: dict, notes: dict) -> dict:
 
 
 def _networks(experiment: Experiment):
-    """Yields (name, images -> logits, seconds of training) of everything to test."""
+    """Yields (name, images -> logits, what it cost) of everything to test."""
     config, workdir = experiment.config, experiment.workdir
     start = config.run.init_from
     own = workdir / "finetune" / "model"
@@ -131,13 +131,21 @@ def _networks(experiment: Experiment):
             "`--run.init_from` must name a classifier bundle to evaluate. Received: "
             f"init_from={start}, an encoder. Fine-tune it first (kerobust.probe)."
         )
-    yield _own_name(config), model, read_info(folder).get("seconds")
+    encoder, cost = workdir / "encoder", _cost("trained", folder)
+    if "pretrain" in config.run.stages and encoder.exists():
+        cost = f"{_cost('pretrained', encoder)}, {cost}"
+    yield _own_name(config), model, cost
     for arm in config.baselines.arms:
         folder = workdir / "baselines" / arm / "model"
         if folder.exists():
-            yield arm, load_bundle(folder), read_info(folder)["seconds"]
+            yield arm, load_bundle(folder), _cost("trained", folder)
     if "baselines" in config.run.stages:
         yield from _probes(experiment)
+
+
+def _cost(verb: str, bundle: pathlib.Path) -> str:
+    seconds = read_info(bundle).get("seconds")
+    return f"{verb} elsewhere" if seconds is None else f"{verb} {seconds:.0f} s"
 
 
 def _own_name(config) -> str:
@@ -161,9 +169,9 @@ def _probes(experiment: Experiment):
     if "random_init" in arms:
         tf.keras.utils.set_random_seed(config.run.seed)
         untrained = config.model.build(labelled.image_shape)
-        yield "random_init probe", linear_probe(untrained, labelled, classes), None
+        yield "random_init probe", linear_probe(untrained, labelled, classes), "linear"
     if "pixels" in arms:
-        yield "pixels probe", pixel_probe(labelled, classes), None
+        yield "pixels probe", pixel_probe(labelled, classes), "linear"
 
 
 def _line(text: str) -> None:

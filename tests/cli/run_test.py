@@ -55,6 +55,8 @@ def test_the_report_has_a_row_for_every_network_and_compares_the_first(whole_run
         "mimir + pgd", "scratch", "natural", "mimir probe", "random_init probe",
         "pixels probe",
     ]  # fmt: skip
+    notes = [row["note"].split()[0] for row in report["rows"]]
+    assert notes == ["pretrained", "trained", "trained", "linear", "linear", "linear"]
     pairs = {(item["second"], item["on"]) for item in report["comparisons"]}
     assert pairs == {(name, on) for name in names[1:] for on in ("worst", "clean")}
     for row in report["rows"]:
