@@ -158,20 +158,18 @@ def _probes(experiment: Experiment):
     """Yields linear classifiers on the encoder, an untrained one and raw pixels."""
     config, labelled = experiment.config, experiment.labelled
     arms, classes = config.baselines.arms, experiment.source.num_classes
-    folder = experiment.workdir / "encoder"
+    folder, probes = experiment.workdir / "encoder", {}
     if folder.exists():
         pretrained = read_encoder(folder)
-        yield (
-            f"{config.method} probe",
-            linear_probe(pretrained, labelled, classes),
-            None,
-        )
+        probes[config.method] = linear_probe(pretrained, labelled, classes)
     if "random_init" in arms:
         tf.keras.utils.set_random_seed(config.run.seed)
         untrained = config.model.build(labelled.image_shape)
-        yield "random_init probe", linear_probe(untrained, labelled, classes), "linear"
+        probes["random_init"] = linear_probe(untrained, labelled, classes)
     if "pixels" in arms:
-        yield "pixels probe", pixel_probe(labelled, classes), "linear"
+        probes["pixels"] = pixel_probe(labelled, classes)
+    for name, probe in probes.items():
+        yield f"{name} probe", probe, "linear"
 
 
 def _line(text: str) -> None:
