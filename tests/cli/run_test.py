@@ -41,7 +41,7 @@ def examples(workdir, name) -> dict:
     return json.loads(path.read_text())["examples"]
 
 
-def tested_weights(workdir, name) -> str:
+def attacked_weights(workdir, name) -> str:
     """Returns the digest of the weights that an evaluation attacked."""
     path = workdir / "evaluate" / name / "batches" / "identity.json"
     return json.loads(path.read_text())["identity"]["weights of the model"]
@@ -115,9 +115,9 @@ def test_probe_and_evaluate_start_from_bundles(tmp_path, whole_run):
 
     assert probed == tested == 0
     # In the whole run, networks of one structure took turns in one compiled object.
-    alone = tested_weights(tmp_path / "e", "model")
-    assert alone == tested_weights(whole_run[0], "natural")
-    assert alone != tested_weights(whole_run[0], "scratch")
+    alone = attacked_weights(tmp_path / "e", "model")
+    assert alone == attacked_weights(whole_run[0], "natural")
+    assert alone != attacked_weights(whole_run[0], "scratch")
     assert examples(tmp_path / "e", "model") == examples(whole_run[0], "natural")
     frozen = named_weights(load_bundle(tmp_path / "p" / "finetune" / "model").encoder)
     source = named_weights(load_bundle(encoder)["encoder"])

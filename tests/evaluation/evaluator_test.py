@@ -1,4 +1,4 @@
-"""Evaluation: exact counts, laws, resuming, and what it refuses."""
+"""Evaluation: exact counts, laws, and what it refuses."""
 
 import json
 
@@ -6,56 +6,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import ATTACKS, BALLS, FGSM, AttackConfig
+from kerobust.attacks import ATTACKS, FGSM, AttackConfig
 from kerobust.config import UserError
 from kerobust.evaluation import EvaluateConfig, Evaluator, evaluate
 from kerobust.evaluation.results import doubts
-from kerobust.randomness import uniform
-from tests.evaluation.small import linear_model, relabelled, small_split
-
-THREAT = AttackConfig(epsilon=0.05)
-QUICK = EvaluateConfig(steps=3, restarts=1, batch_size=25, epsilons=(0.05,))
-ONE = QUICK.replace(attacks=("pgd",))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return linear_model()
+from tests.evaluation.small import (
+    ONE,
+    QUICK,
+    THREAT,
+    Noise,
+    assert_same,
+    linear_model,
+    relabelled,
+    small_split,
+)
 
 
 @pytest.fixture(scope="module")
 def reference(model):
     """Returns an undisturbed evaluation, 60 images in batches of 25."""
     return evaluate(model, small_split(), THREAT, QUICK)
-
-
-class Noise:
-    """A stand-in for an attack that needs no compiling: noise of the right size."""
-
-    ball = BALLS["linf"]
-
-    def __init__(self, epsilon, **options):
-        pass
-
-    def __call__(self, images, labels, victim, *, epsilon, keys):
-        signs = tf.sign(uniform(keys, images.shape[1:], -1.0, 1.0))
-        return tf.clip_by_value(images + epsilon * signs, 0.0, 1.0)
-
-
-@pytest.fixture
-def noise_for_attacks(monkeypatch):
-    """Makes evaluations quick where only their bookkeeping is tested."""
-    for name in ATTACKS:
-        monkeypatch.setitem(ATTACKS, name, Noise)
-
-
-def assert_same(first, second):
-    np.testing.assert_array_equal(first.ids, second.ids)
-    np.testing.assert_array_equal(first.clean, second.clean)
-    assert first.robust.keys() == second.robust.keys()
-    for name, flags in first.robust.items():
-        np.testing.assert_array_equal(flags, second.robust[name], name)
-    assert first.curve == second.curve
 
 
 def test_flags_match_the_closed_form_of_a_linear_classifier():
@@ -208,118 +178,6 @@ def test_restarts_go_on_with_what_still_stands(model, monkeypatch):
     assert sizes[0] == found.clean.sum() < 60
     assert sizes[0] > sizes[1] >= sizes[2] >= found.robust["pgd"].sum() > 0
     assert len(set(keys)) == len(keys)  # Every try has noise of its own.
-
-
-@pytest.mark.usefixtures("noise_for_attacks")
-def test_a_killed_evaluation_continues_with_identical_results(model, tmp_path):
-    reference = evaluate(model, small_split(), THREAT, QUICK)
-    lines = []
-
-    def kill(line):
-        lines.append(line)
-        if len(lines) == 6:  # In the middle of the second of three batches.
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, small_split(), THREAT, QUICK, state_dir=tmp_path, progress=kill)
-    again = []
-    found = evaluate(
-        model, small_split(), THREAT, QUICK, state_dir=tmp_path, progress=again.append
-    )
-
-    assert_same(found, reference)
-    np.testing.assert_array_equal(
-        found.pictures["adversarial"], reference.pictures["adversarial"]
-    )
-    # Four jobs (three attacks, one more radius) on three batches; six were done. The
-    # batches' clean predictions are kept as well.
-    assert again[0] == f"continuing with 8 stored batches in {tmp_path}"
-    assert len(again) == 1 + 12 - 6
-    assert "batch 2 of 3, ETA known after this batch" in again[1]
-    assert "batch 3 of 3, ETA 0:00" in again[-1]
-
-
-@pytest.mark.usefixtures("noise_for_attacks")
-def test_a_finished_evaluation_is_read_not_repeated(model, tmp_path):
-    first = evaluate(model, small_split(), THREAT, QUICK, state_dir=tmp_path)
-    lines = []
-
-    second = evaluate(
-        model, small_split(), THREAT, QUICK, state_dir=tmp_path, progress=lines.append
-    )
-
-    assert first.to_dict() == second.to_dict()  # Seconds included.
-    assert len(lines) == 1
-
-
-@pytest.mark.usefixtures("noise_for_attacks")
-def test_another_attack_is_added_to_what_is_there(model, tmp_path):
-    evaluate(model, small_split(), THREAT, ONE, state_dir=tmp_path)
-    lines = []
-
-    evaluate(
-        model, small_split(), THREAT, QUICK, state_dir=tmp_path, progress=lines.append
-    )
-
-    assert {line.split()[0] for line in lines[1:]} == {"fgsm", "momentum_pgd"}
-
-
-@pytest.mark.usefixtures("noise_for_attacks")
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"scale": 1.001}, "weights of the model, outputs of the model differ"),
-        ({"steps": 4}, "(steps differ)"),
-        ({"seed": 1}, "(seed differ)"),
-        ({"split": 50}, "examples, labels differ"),
-    ],
-)
-def test_state_of_another_evaluation_is_discarded_and_said(tmp_path, change, message):
-    def run(folder, progress=None, scale=1.0, split=60, **settings):
-        return evaluate(
-            linear_model(scale),
-            small_split(split),
-            THREAT,
-            QUICK.replace(attacks=("fgsm",), **settings),
-            state_dir=folder,
-            progress=progress,
-        )
-
-    run(tmp_path / "shared")
-    lines = []
-    found = run(tmp_path / "shared", lines.append, **change)
-
-    assert lines[0].startswith("discarding 12 stored batches")
-    assert message in lines[0]
-    assert_same(found, run(tmp_path / "own", **change))
-
-
-@pytest.mark.usefixtures("noise_for_attacks")
-def test_models_without_weights_are_told_apart_by_their_outputs(model, tmp_path):
-    def first(images):
-        return model(images, training=False)
-
-    def second(images):
-        return 2.0 * model(images, training=False)
-
-    lines = []
-    evaluate(first, small_split(), THREAT, QUICK, state_dir=tmp_path)
-    evaluate(
-        second, small_split(), THREAT, QUICK, state_dir=tmp_path, progress=lines.append
-    )
-
-    assert "(outputs of the model differ)" in lines[0]
-
-
-@pytest.mark.usefixtures("noise_for_attacks")
-def test_a_damaged_file_is_made_again(model, tmp_path):
-    reference = evaluate(model, small_split(), THREAT, QUICK, state_dir=tmp_path)
-    damaged = next(tmp_path.glob("pgd@0.05-000001.npz"))
-    damaged.write_bytes(damaged.read_bytes()[:200])
-
-    found = evaluate(model, small_split(), THREAT, QUICK, state_dir=tmp_path)
-
-    assert_same(found, reference)
 
 
 @pytest.mark.usefixtures("noise_for_attacks")

@@ -5,9 +5,15 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from kerobust.attacks import BALLS, AttackConfig
 from kerobust.data import DataConfig, Split, load
 from kerobust.data.arrays import Memory
-from kerobust.evaluation import fit_linear
+from kerobust.evaluation import EvaluateConfig, fit_linear
+from kerobust.randomness import uniform
+
+THREAT = AttackConfig(epsilon=0.05)
+QUICK = EvaluateConfig(steps=3, restarts=1, batch_size=25, epsilons=(0.05,))
+ONE = QUICK.replace(attacks=("pgd",))
 
 
 @functools.cache
@@ -41,3 +47,26 @@ def linear_model(scale: float = 1.0) -> tf.keras.Model:
 def _fitted():
     images, labels = digits().splits["train"].arrays()
     return fit_linear(images.reshape(len(images), -1), labels, 10)
+
+
+class Noise:
+    """A stand-in for an attack that needs no compiling: noise of the right size."""
+
+    ball = BALLS["linf"]
+
+    def __init__(self, epsilon, **options):
+        pass
+
+    def __call__(self, images, labels, victim, *, epsilon, keys):
+        signs = tf.sign(uniform(keys, images.shape[1:], -1.0, 1.0))
+        return tf.clip_by_value(images + epsilon * signs, 0.0, 1.0)
+
+
+def assert_same(first, second):
+    """Asserts that two evaluations found the same, example by example."""
+    np.testing.assert_array_equal(first.ids, second.ids)
+    np.testing.assert_array_equal(first.clean, second.clean)
+    assert first.robust.keys() == second.robust.keys()
+    for name, flags in first.robust.items():
+        np.testing.assert_array_equal(flags, second.robust[name], name)
+    assert first.curve == second.curve
