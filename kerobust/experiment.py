@@ -40,7 +40,7 @@ class BaselinesConfig(Config):
     compute_factor: float | None = setting(
         None,
         "How many fine-tunings pretraining and fine-tuning cost together; empty ="
-        " counted from multiply-adds. Set it from measured seconds to be exact.",
+        " from the seconds they took, which vary: set it to repeat a run exactly.",
         low=1,
     )
 

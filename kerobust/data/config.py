@@ -50,6 +50,9 @@ class DataConfig(Config):
     label_seed: int = setting(
         0, "Seed that chooses the labelled and the validation images.", low=0
     )
+    pretrain_validation: bool = setting(
+        False, "Whether pretraining, which reads no labels, sees validation images too."
+    )
     corrupt_cap: float = setting(
         0.01, "Share of unreadable picture files that is tolerated.", low=0, high=1
     )

@@ -66,6 +66,25 @@ class Split:
         rows, labels = self._rows[positions], self.labels[positions]
         return Split(self._pictures, rows, labels, self.ids[positions])
 
+    def thinned(self, limit: int | None) -> "Split":
+        """Returns at most `limit` examples, evenly spread; None = all."""
+        if limit is None or limit >= self.size:
+            return self
+        return self.subset(np.arange(limit) * self.size // limit)
+
+    def joined(self, other: "Split") -> "Split":
+        """Returns the examples of both; `other` is of the same data set."""
+        if other._pictures is not self._pictures:
+            raise ValueError(
+                "`other` must be a split of the same data set. Received: other of "
+                f"{other.size} examples with pictures of its own."
+            )
+        parts = ("_rows", "labels", "ids")
+        return Split(
+            self._pictures,
+            *(np.concatenate([getattr(self, x), getattr(other, x)]) for x in parts),
+        )
+
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns (images float32 [N, H, W, 3] in [0, 1], labels int32 [N])."""
         images = np.empty([self.size, *self.image_shape], np.float32)

@@ -100,11 +100,8 @@ def evaluate(
         UserError: If the split or the model's output cannot be evaluated.
         RuntimeError: If an attack leaves its ball or the range [0, 1].
     """
-    _check_split(split)
-    split = _limited(split, config.limit)
-    return Evaluator(threat, config)(
-        model, split, state_dir=state_dir, progress=progress
-    )
+    evaluator = Evaluator(threat, config)
+    return evaluator(model, split, state_dir=state_dir, progress=progress)
 
 
 class Evaluator:
@@ -133,7 +130,7 @@ class Evaluator:
         """Returns what `evaluate` returns; `curve` False leaves the curve out."""
         config = self.config if curve else self.config.replace(curve=False)
         _check_split(split)
-        split = _limited(split, config.limit)
+        split = split.thinned(config.limit)
         if self._victim is None or self._victim.model is not model:
             self._victim = Victim(model)
         victim = self._victim
@@ -261,12 +258,6 @@ def _identity(model, split, threat, config) -> dict[str, str]:
         "batch_size": str(config.batch_size),
         "seed": str(config.seed),
     }
-
-
-def _limited(split: Split, limit: int | None) -> Split:
-    if limit is None or limit >= split.size:
-        return split
-    return split.subset(np.arange(limit) * split.size // limit)
 
 
 def _check_split(split: Split) -> None:

@@ -20,6 +20,14 @@ class Experiment:
     workdir: pathlib.Path
 
     @functools.cached_property
+    def unlabelled(self) -> datasets.Split:
+        """The images that pretraining sees; it reads no labels."""
+        splits = self.source.splits
+        if not self.config.data.pretrain_validation:
+            return splits["train"]
+        return splits["train"].joined(splits["validation"])
+
+    @functools.cached_property
     def labelled(self) -> datasets.Split:
         """The labelled training images that fine-tuning may use."""
         data, train = self.config.data, self.source.splits["train"]

@@ -92,7 +92,7 @@ def _require_images(experiment: Experiment) -> None:
     """Refuses data that a later stage could not use, before an earlier one starts."""
     config, stages = experiment.config, experiment.config.run.stages
     if "pretrain" in stages:
-        config.pretrain.steps(experiment.source.splits["train"].size)
+        config.pretrain.steps(experiment.unlabelled.size)
     if "finetune" in stages or "baselines" in stages:
         config.finetune.steps(experiment.labelled.size)
     if "evaluate" in stages and config.evaluate.split not in experiment.source.splits:
@@ -114,9 +114,9 @@ def _estimate(experiment: Experiment) -> int:
     """Prints parameters, memory and time of each training stage."""
     config, stages = experiment.config, experiment.config.run.stages
     if "pretrain" in stages:
-        split = experiment.source.splits["train"]
         method = make_pretraining(experiment)
-        _print_estimate(config.method, method, config.pretrain, split)
+        images = experiment.unlabelled
+        _print_estimate(config.method, method, config.pretrain, images)
     if "finetune" in stages:
         encoder = _start(experiment)
         method = make_finetuning(experiment, config.finetune, encoder)

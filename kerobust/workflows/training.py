@@ -26,6 +26,9 @@ from kerobust.tasks import Classification
 from kerobust.training.fit import fit
 from kerobust.workflows.preparing import Experiment
 
+# Most images that vote, and that are classified, while an encoder trains.
+_KNN_BANK, _KNN_QUERIES = 5000, 500
+
 
 class StoppedError(Exception):
     """A signal ended the run after saving; the same command continues it."""
@@ -35,19 +38,19 @@ def pretrain(experiment: Experiment) -> VisionTransformer:
     """Trains an encoder without labels, or reads it if that is done already."""
     folder = experiment.workdir / "encoder"
     if not folder.exists():
-        config, train = experiment.config, experiment.source.splits["train"]
         method = make_pretraining(experiment)
-        seconds = _train(experiment, method, config.pretrain, train, "pretrain")
+        settings, images = experiment.config.pretrain, experiment.unlabelled
+        seconds = _train(experiment, method, settings, images, "pretrain")
         save_bundle(method.exports, folder, _info(experiment, seconds))
     return read_encoder(folder)
 
 
 def make_pretraining(experiment: Experiment) -> Method:
     """Returns the compiled pretraining method with new networks."""
-    config, train = experiment.config, experiment.source.splits["train"]
+    config, images = experiment.config, experiment.unlabelled
     with _new_networks(config):
-        method = METHODS[config.method].from_experiment(config, train.image_shape)
-        compile_method(method, config.pretrain, train.size)
+        method = METHODS[config.method].from_experiment(config, images.image_shape)
+        compile_method(method, config.pretrain, images.size)
     return method
 
 
@@ -214,16 +217,16 @@ def _probes(experiment: Experiment, method: Method, steps: int) -> list:
         return []
     splits, config = experiment.source.splits, experiment.config
     every = max(steps // 5, 1)
-    first = next(iter(training_batches(splits["train"], batch_size=8, steps=1)))
+    first = next(iter(training_batches(experiment.unlabelled, batch_size=8, steps=1)))
 
     def pictures(step: int) -> dict:
         return {"pictures": panel(method.pictures(first))}
 
     probes = [(every, pictures)]
     if (experiment.labelled.labels >= 0).all() and splits["validation"].size:
-        knn = OnlineKnn(
-            method.encoder, experiment.labelled, splits["validation"], config.attack
-        )
+        bank = experiment.labelled.thinned(_KNN_BANK)
+        queries = splits["validation"].thinned(_KNN_QUERIES)
+        knn = OnlineKnn(method.encoder, bank, queries, config.attack)
         probes.append((every, lambda step: knn()))
     return probes
 

@@ -7,6 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kerobust import evaluate, probe, train
+from kerobust.data import DataConfig, load
 from kerobust.models.bundle import load_bundle
 from kerobust.models.weights import named_weights
 from tests.cli.bad_input_test import TINY
@@ -125,6 +126,21 @@ def test_probe_and_evaluate_start_from_bundles(tmp_path, whole_run):
     assert len(shared) > 10
     for name in shared:
         np.testing.assert_array_equal(frozen[name], source[name])
+
+
+def test_pretraining_may_see_the_validation_images(tmp_path):
+    stages = ("--run.stages=pretrain", "--pretrain.epochs=1")
+    seen = {}
+    for flag in ("false", "true"):
+        flags = [*SHORT, *stages, f"--data.pretrain_validation={flag}"]
+        assert train.main(["train", *flags, f"--run.workdir={tmp_path}/{flag}"]) == 0
+        lines = (tmp_path / flag / "pretrain" / "metrics.jsonl").read_text()
+        seen[flag] = json.loads(lines.splitlines()[-1])["step"]
+
+    source = load(DataConfig()).splits
+    size = int(next(x for x in TINY if "pretrain.batch_size" in x).split("=")[1])
+    train_size, more = source["train"].size, source["validation"].size
+    assert seen == {"false": train_size // size, "true": (train_size + more) // size}
 
 
 @pytest.mark.parametrize("method", ["mae", "mimir"])

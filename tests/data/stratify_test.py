@@ -29,6 +29,19 @@ def test_a_subset_keeps_ids_labels_and_images_together():
     np.testing.assert_array_equal(labels, [1, 5])
 
 
+def test_joined_splits_hold_the_examples_of_both():
+    split = make_split([3, 1, 4, 1, 5])
+
+    both = split.subset([4, 1]).joined(split.subset([0]))
+
+    np.testing.assert_array_equal(both.ids, [4, 1, 0])
+    np.testing.assert_array_equal(both.labels, [5, 1, 3])
+    levels = both.arrays()[0][:, 0, 0, 0]
+    np.testing.assert_array_equal(levels, np.float32([4, 1, 0]) / 255)
+    with pytest.raises(ValueError, match="same data set. Received: other of 2"):
+        split.joined(make_split([0, 1]))
+
+
 def test_images_can_be_fetched_in_a_graph_in_any_order():
     split = make_split([0] * 6)
 
