@@ -15,6 +15,7 @@ from kerobust.attacks.arguments import any_batch, as_tensors, spread
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.objectives import as_objective
+from kerobust.attacks.precision import PRECISIONS
 from kerobust.attacks.weak import WeakIdentityCache
 from kerobust.randomness import example_keys, fold_in
 from kerobust.types import AttackInfo
@@ -22,7 +23,7 @@ from kerobust.types import AttackInfo
 _RETRACES = 6
 _SETTINGS = (
     *("epsilon", "norm", "step_size", "random_start"),
-    *("restarts", "keep", "skip_misclassified", "seed"),
+    *("restarts", "keep", "skip_misclassified", "precision", "seed"),
 )
 
 
@@ -51,6 +52,9 @@ class Attack(tf.keras.layers.Layer):
             "last" for one restart, else "best". Restarts compete in the same order.
         skip_misclassified: Whether examples that fool the victim without attack are
             returned as they are; for evaluation. Costs one forward.
+        precision: Of the victim in the search: "float32", or "bfloat16", faster on CPUs
+            that have it (see `kerobust.attacks.precision`) and somewhat weaker. Images
+            stay float32, and what is said about the result is computed in float32.
         seed: int: without `keys`, row i gets the same noise in every call; None: fresh
             noise from TensorFlow's global generator.
         **kwargs: Keras' `name` and `trainable`.
@@ -83,6 +87,7 @@ class Attack(tf.keras.layers.Layer):
         restarts: int = 1,
         keep: str | None = None,
         skip_misclassified: bool = False,
+        precision: str = "float32",
         seed: int | None = None,
         **kwargs,
     ):
@@ -103,6 +108,12 @@ class Attack(tf.keras.layers.Layer):
         self.restarts = int(restarts)
         self.keep = keep or ("last" if restarts == 1 else "best")
         self.skip_misclassified = skip_misclassified
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"`precision` must be one of {', '.join(PRECISIONS)}. "
+                f"Received: precision={precision}."
+            )
+        self.precision = precision
         self.seed = seed
         self._functions = WeakIdentityCache()  # objective -> kind of call -> function
         self._objectives_seen = 0
@@ -245,6 +256,8 @@ class Attack(tf.keras.layers.Layer):
         given = (targets, objective, epsilon, step_size, keys)
         found = self._best_search(images, *given)
         found = found._replace(images=self._legal(images, found.images, epsilon))
+        if self.precision != "float32":
+            found = found._replace(values=None, fooled=None)
         if return_info:
             found = found.assessed(objective, targets)
         if self.skip_misclassified:

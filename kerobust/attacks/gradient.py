@@ -6,22 +6,27 @@ from kerobust.attacks.balls import flatten, per_example
 from kerobust.attacks.base import Attack
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.checks import check_count
+from kerobust.attacks.precision import in_precision
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")
 class PGD(Attack):
     """Projected gradient ascent on an objective inside a norm ball.
 
-    Costs `steps` forwards and backwards.
+    Costs `steps` forwards and backwards, one forward more for keep="best".
 
     Args:
         epsilon: Radius of the ball, pixel units of images in [0, 1].
         steps: Number of gradient steps, at least 1.
         random_start: Whether the search starts at a random point of the ball.
+        stop_when_fooled: Whether an example leaves the search, and the batch, as soon
+            as it fools the victim: same success, smaller loss, less work. For
+            evaluation; sets keep="best" and needs precision="float32".
         **kwargs: See `Attack`. `step_size` None = min(2.5 epsilon / steps, epsilon).
 
     Raises:
-        ValueError: If `steps` is below 1, and for what `Attack` refuses.
+        ValueError: If `steps` is below 1, if `stop_when_fooled` meets another `keep` or
+            `precision`, and for what `Attack` refuses.
 
     References:
         Madry et al., 2018, arXiv:1706.06083, section 2.1; 2.5 epsilon / steps: C.
@@ -33,14 +38,29 @@ class PGD(Attack):
         *,
         steps: int = 10,
         random_start: bool = True,
+        stop_when_fooled: bool = False,
+        keep: str | None = None,
         **kwargs,
     ):
-        super().__init__(epsilon, random_start=random_start, **kwargs)
+        super().__init__(
+            epsilon,
+            random_start=random_start,
+            keep="best" if stop_when_fooled and keep is None else keep,
+            **kwargs,
+        )
         check_count("steps", steps)
+        if stop_when_fooled and (self.keep, self.precision) != ("best", "float32"):
+            raise ValueError(
+                '`stop_when_fooled` must have keep="best" and precision="float32": it '
+                "ends at the first point that fools, which must then fool indeed. "
+                f"Received: keep={self.keep}, precision={self.precision}."
+            )
         self.steps = int(steps)
+        self.stop_when_fooled = stop_when_fooled
 
     def get_config(self):
-        return super().get_config() | {"steps": self.steps}
+        own = {"steps": self.steps, "stop_when_fooled": self.stop_when_fooled}
+        return super().get_config() | own
 
     def _default_step_size(self, epsilon):
         return tf.minimum(2.5 * epsilon / self.steps, epsilon)
@@ -50,17 +70,16 @@ class PGD(Attack):
         return gradient
 
     def _search(self, images, start, targets, objective, epsilon, step_size, keys):
-        length = per_example(step_size, images)
+        if self.stop_when_fooled:
+            given = (targets, objective, epsilon, step_size)
+            return self._search_standing(images, start, *given)
 
         def step(index, adversarial, memory, best):
             gradient, here = self._gradient(index, adversarial, targets, objective)
             if self.keep == "best":
                 best = best.or_better(here)
             memory = self._accumulate(gradient, memory)
-            direction = self.ball.ascent_direction(
-                memory, lower=-adversarial, upper=1.0 - adversarial
-            )
-            moved = self._legal(images, adversarial + length * direction, epsilon)
+            moved = self._move(images, adversarial, memory, epsilon, step_size)
             return index + 1, moved, memory, best
 
         best = Candidate.worst(start) if self.keep == "best" else ()
@@ -76,21 +95,65 @@ class PGD(Attack):
             return last
         return best.or_better(last.assessed(objective, targets))
 
+    def _search_standing(self, images, start, targets, objective, epsilon, step_size):
+        """Returns what `_search` does, from steps on what is not fooled yet."""
+
+        def at(rows, nest):
+            return tf.nest.map_structure(lambda each: tf.gather(each, rows), nest)
+
+        def step(index, rows, adversarial, memory, best):
+            own = at(rows, targets)
+            gradient, here = self._gradient(index, adversarial, own, objective)
+            best = best.replaced(rows, best.at(rows).or_better(here))
+            standing = tf.where(~here.fooled)[:, 0]
+            kept = at(standing, (rows, adversarial, gradient, memory))
+            rows, adversarial, gradient, memory = kept
+            memory = self._accumulate(gradient, memory)
+            around, radius, length = at(rows, (images, epsilon, step_size))
+            moved = self._move(around, adversarial, memory, radius, length)
+            return index + 1, rows, moved, memory, best
+
+        def unfinished(index, rows, *_):
+            return (index < self.steps) & (tf.size(rows) > 0)
+
+        state = (tf.range(tf.shape(start)[0]), start, tf.zeros_like(start))
+        any_rows = [tf.TensorShape([None, *each.shape[1:]]) for each in state]
+        best = Candidate.worst(start)
+        shapes = tf.nest.map_structure(lambda each: each.shape, best)
+        _, rows, adversarial, _, best = tf.while_loop(
+            unfinished,
+            step,
+            (0, *state, best),
+            shape_invariants=(tf.TensorShape([]), *any_rows, shapes),
+            parallel_iterations=1,
+            maximum_iterations=self.steps,
+        )
+        last = Candidate.after(adversarial, self.steps)
+
+        def judge():
+            found = last.assessed(objective, at(rows, targets))
+            return best.replaced(rows, best.at(rows).or_better(found))
+
+        return tf.cond(tf.size(rows) > 0, judge, lambda: best)
+
+    def _move(self, images, adversarial, memory, epsilon, step_size):
+        """Returns the images one step along `memory`, inside the ball."""
+        direction = self.ball.ascent_direction(
+            memory, lower=-adversarial, upper=1.0 - adversarial
+        )
+        length = per_example(step_size, images)
+        return self._legal(images, adversarial + length * direction, epsilon)
+
     def _gradient(self, index, adversarial, targets, objective):
         """Returns the gradient of each example's value, and the judged candidate."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(adversarial)
-            outputs = objective.outputs(adversarial)
-            here = Candidate.after(adversarial, index)
-            here = here.judged(objective, outputs, targets)
-        gradient = tape.gradient(here.values, adversarial)
-        if gradient is None:
-            raise ValueError(
-                "`victim` must be differentiable with respect to the images. Received: "
-                f"{type(objective).__name__} without a path to them."
-            )
-        # A step along NaN would leave the ball for good.
-        return tf.where(tf.math.is_finite(gradient), gradient, 0.0), here
+
+        def differentiate(adversarial, targets):
+            return _differentiate(adversarial, targets, objective)
+
+        found = in_precision(self.precision, differentiate, adversarial, targets)
+        gradient, values, fooled = found
+        here = Candidate.after(adversarial, index)
+        return gradient, here._replace(values=values, fooled=fooled)
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")
@@ -117,7 +180,7 @@ class FGSM(PGD):
 
     def get_config(self):
         config = super().get_config()
-        del config["steps"]
+        del config["steps"], config["stop_when_fooled"]
         return config
 
     def _default_step_size(self, epsilon):
@@ -164,3 +227,20 @@ class MomentumPGD(PGD):
         size = tf.reduce_sum(tf.abs(flatten(gradient)), axis=1)
         gradient = tf.math.divide_no_nan(gradient, per_example(size, gradient))
         return self.decay * memory + gradient
+
+
+def _differentiate(images, targets, objective):
+    """Returns (gradient of each example's value, values [B], fooled bool [B])."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        outputs = objective.outputs(images)
+        here = Candidate.after(images, 0).judged(objective, outputs, targets)
+    gradient = tape.gradient(here.values, images)
+    if gradient is None:
+        raise ValueError(
+            "`victim` must be differentiable with respect to the images. Received: "
+            f"{type(objective).__name__} without a path to them."
+        )
+    # A step along NaN would leave the ball for good.
+    gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+    return gradient, here.values, here.fooled

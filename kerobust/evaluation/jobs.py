@@ -83,8 +83,9 @@ def make_attacks(threat: AttackConfig, config) -> dict[str, Attack]:
     """Returns the attacks that `EvaluateConfig` names, and PGD for the curve."""
     attacks = {}
     for name in {*config.attacks, "pgd"}:
-        steps = {} if name in _ONE_STEP else {"steps": config.steps}
-        options: dict[str, Any] = {"norm": threat.norm, "keep": "best", **steps}
+        options: dict[str, Any] = {"norm": threat.norm, "keep": "best"}
+        if name not in _ONE_STEP:
+            options |= {"steps": config.steps, "stop_when_fooled": True}
         attacks[name] = ATTACKS[name](threat.epsilon, **options)
     return attacks
 

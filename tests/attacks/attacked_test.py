@@ -15,6 +15,7 @@ FULL = {
     "restarts": 3,
     "keep": "last",
     "skip_misclassified": True,
+    "precision": "bfloat16",
     "seed": 5,
     "name": "mine",
 }
@@ -22,11 +23,8 @@ FULL = {
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 def test_attacks_come_back_from_their_config(name):
-    extra = {
-        "fgsm": {},
-        "pgd": {"steps": 3},
-        "momentum_pgd": {"steps": 3, "decay": 0.5},
-    }
+    steps = {"steps": 3, "stop_when_fooled": False}
+    extra = {"fgsm": {}, "pgd": steps, "momentum_pgd": {**steps, "decay": 0.5}}
     attack = ATTACKS[name](**FULL, **extra[name])
 
     packed = tf.keras.saving.serialize_keras_object(attack)

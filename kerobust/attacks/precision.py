@@ -1,0 +1,48 @@
+"""Gradients in bfloat16 on CPUs, for any victim, without touching it."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+# Which options a call of a compiled function is optimised with is not public.
+from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.python.eager import context
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def in_precision(precision: str, function: Callable, *arguments):
+    """Returns `function(*arguments)`, computed in a precision; for use in a graph.
+
+    "bfloat16" runs the function as a graph of its own under TensorFlow's automatic
+    mixed precision for CPUs: matrix products and convolutions, and what lies between
+    them, in bfloat16; reductions such as softmax and normalisation statistics in
+    float32. Arguments and results keep their types. CPUs without bfloat16 instructions
+    and GPUs compute in float32.
+
+    Args:
+        precision: One of `PRECISIONS`.
+        function: Tensors -> nest of tensors.
+        *arguments: Nests of tensors.
+    """
+    if precision == "float32":
+        return function(*arguments)
+    # Inlined, the function would share the options of its surroundings.
+    apart = tf.function(
+        function, autograph=False, experimental_attributes={"_noinline": True}
+    )
+    here = context.context()
+    usual = here.function_call_options
+    config = config_pb2.ConfigProto()
+    config.CopyFrom(here.config)
+    rewrites = config.graph_options.rewrite_options
+    rewrites.auto_mixed_precision_onednn_bfloat16 = (
+        rewriter_config_pb2.RewriterConfig.ON
+    )
+    here.function_call_options = context.FunctionCallOptions(
+        executor_type=usual.executor_type, config_proto=config
+    )
+    try:
+        return apart(*arguments)
+    finally:
+        here.function_call_options = usual
