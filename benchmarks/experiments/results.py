@@ -1,14 +1,12 @@
-"""Writes docs/results.md from the run folders of `make experiments`."""
-
-import datetime
-import pathlib
+"""Writes the sections of docs/results.md from the run folders of `make experiments`."""
 
 import numpy as np
 from tabulate import tabulate
 
-from kerobust.evaluation.metrics import mcnemar, paired_bootstrap
-
-MAIN = "mimir"
+from benchmarks.experiments.pictures import draw
+from benchmarks.experiments.running import ROOT, replace_section, usage
+from benchmarks.experiments.tables import MAIN, Table
+from kerobust.evaluation.metrics import mcnemar, paired_bootstrap, wilson
 
 
 def flags(result: dict, kind: str) -> np.ndarray:
@@ -16,47 +14,56 @@ def flags(result: dict, kind: str) -> np.ndarray:
     return np.asarray(result["examples"][kind], bool)
 
 
-def write(path: pathlib.Path, seeds: list[dict], probes: list[dict], machine: str):
-    """Writes the page.
+def write(table: Table, seeds: range, machine: str) -> None:
+    """Rewrites the section of one table.
 
     Args:
-        path: Where to.
-        seeds: Per seed: arm -> results.json.
-        probes: Per seed: encoder -> bool [N], what a 50-label linear probe gets right.
+        table: The table.
+        seeds: Which seeds it shows.
         machine: Description of the machine.
     """
-    arms = list(seeds[0])
-    settings = seeds[0][arms[0]]
+    found = [table.results(seed) for seed in seeds]
+    arms = list(found[0])
     parts = [
-        "# Results on the embedded digits",
-        _setting(settings, machine, len(seeds)),
+        _setting(table, found, machine, usage(table.workdirs(seeds))),
         "## Accuracy, mean over seeds",
-        _table(_mean_row(arm, seeds) for arm in arms),
+        _table(_mean_row(arm, found) for arm in arms),
+        table.beside,
         "## Every seed",
-        "Natural / worst case in %.",
-        _every_seed(arms, seeds),
+        "Natural / worst case in %, with 95 % Wilson intervals of the worst case.",
+        _every_seed(arms, found),
         f"## {MAIN} against each other arm",
         "Pairs are (seed, test image), all seeds together; the interval resamples "
         "pairs, so it does not cover the choice of seeds: read it beside the table "
         "above.",
-        _table(_paired_row(arm, seeds) for arm in arms if arm != MAIN),
-        "## 50-label linear probe, natural accuracy",
-        _probe_text(probes),
+        _table(_paired_row(arm, found) for arm in arms if arm != MAIN),
     ]
-    path.write_text("\n\n".join(parts) + "\n")
+    if table.probe_labels:
+        parts.append(f"## {table.probe_labels}-label linear probe, natural accuracy")
+        parts.append(_probe_text([table.probes(seed) for seed in seeds]))
+    parts += ["## Losses and reconstructions", draw(table)]
+    replace_section(ROOT / "docs" / "results.md", table.title, "\n\n".join(parts))
 
 
-def _setting(result: dict, machine: str, count: int) -> str:
-    threat, found = result["threat"], result["natural"]
+def _setting(table: Table, found: list[dict], machine: str, cost: dict) -> str:
+    result = found[0][MAIN]
+    threat, attacks = result["threat"], ", ".join(result["robust"])
+    spent = "time and memory were not recorded"
+    if cost:
+        spent = (
+            f"{cost['seconds'] / 60:.0f} minutes in all, at most "
+            f"{cost['peak_megabytes'] / 1000:.1f} GB of memory, {cost['date']}"
+        )
+    varied = "weights, data order"
+    varied += " and the choice of labels" if table.labels_follow_seed else ""
     return (
-        f"Command: `make experiments`. Machine: {machine}. "
-        f"Date: {datetime.date.today().isoformat()}. Seeds: {count} (weights, data "
-        f"order and the choice of labels). {found['total']} test images, "
-        f"{threat['norm']}, epsilon {threat['epsilon']:g}; worst case per image over "
-        f"{', '.join(result['robust'])} ({result['settings']['steps']} steps, "
-        f"{result['settings']['restarts']} restarts of pgd). Settings: "
-        "configs/mimir.flags, chosen on the validation split (docs/tuning.md). No run "
-        "is left out."
+        f"Command: `python -m benchmarks.experiments {table.name}`. Machine: "
+        f"{machine}; {spent}. Seeds: {len(found)} ({varied}). "
+        f"{result['natural']['total']} test images, {threat['norm']}, epsilon "
+        f"{threat['epsilon']:.4g}; worst case per image over {attacks} "
+        f"({result['settings']['steps']} steps, {result['settings']['restarts']} "
+        f"restarts of pgd). Settings: {table.flagfile}, chosen on the validation split "
+        "(docs/tuning.md). No run is left out."
     )
 
 
@@ -75,15 +82,15 @@ def _mean_row(arm: str, seeds: list[dict]) -> dict:
     return row
 
 
-def _every_seed(arms: list[str], seeds: list[dict]) -> str:
+def _every_seed(arms: list[str], found: list[dict]) -> str:
     def cell(result):
-        natural, worst = (
-            100 * flags(result, kind).mean() for kind in ("clean", "worst")
-        )
-        return f"{natural:.1f} / {worst:.1f}"
+        natural = 100 * flags(result, "clean").mean()
+        worst = flags(result, "worst")
+        low, high = (100 * x for x in wilson(int(worst.sum()), worst.size))
+        return f"{natural:.1f} / {100 * worst.mean():.1f} [{low:.1f}, {high:.1f}]"
 
     return _table(
-        {"arm": arm, **{f"seed {i}": cell(seed[arm]) for i, seed in enumerate(seeds)}}
+        {"arm": arm, **{f"seed {i}": cell(seed[arm]) for i, seed in enumerate(found)}}
         for arm in arms
     )
 

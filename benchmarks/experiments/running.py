@@ -1,0 +1,87 @@
+"""Runs one arm of an experiment through the command line that users type."""
+
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+RUNS = ROOT / "runs" / "experiments"
+_USAGE = "usage.jsonl"  # One line per start of the command.
+
+
+def run(workdir: pathlib.Path, flagfile: str, stages: str, *flags: str) -> pathlib.Path:
+    """Runs stages in a process of their own and returns the run folder.
+
+    What is finished is read and what was interrupted goes on; a complete folder costs
+    nothing. Time and peak memory of every start are kept beside the results.
+
+    Args:
+        workdir: Run folder.
+        flagfile: Below the root of the project.
+        stages: As in `--run.stages`.
+        *flags: More flags.
+    """
+    arguments = [
+        *("-m", "kerobust.train", f"--flagfile={flagfile}"),
+        *(f"--run.workdir={workdir}", f"--run.stages={stages}", *flags),
+    ]
+    usage = workdir / _USAGE
+    if usage.exists():
+        ends = [json.loads(line) for line in usage.read_text().splitlines()]
+        if any(end["code"] == 0 and end["arguments"] == arguments for end in ends):
+            return workdir
+    print("python " + " ".join(arguments), flush=True)
+    started = time.perf_counter()
+    child = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    _, status, used = os.wait4(child.pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    workdir.mkdir(parents=True, exist_ok=True)
+    end = {
+        "arguments": arguments,
+        "code": code,
+        "date": datetime.date.today().isoformat(),
+        "seconds": time.perf_counter() - started,
+        "peak_megabytes": used.ru_maxrss / 1024,  # Linux counts kilobytes.
+    }
+    with usage.open("a") as lines:
+        lines.write(json.dumps(end) + "\n")
+    if code:
+        raise subprocess.CalledProcessError(code, arguments)
+    return workdir
+
+
+def usage(workdirs: list[pathlib.Path]) -> dict:
+    """Returns what runs cost, as far as recorded, in all starts together.
+
+    "seconds" are added up, "peak_megabytes" is of the largest process, "date" the last.
+    """
+    ends = [
+        json.loads(line)
+        for workdir in workdirs
+        if (workdir / _USAGE).exists()
+        for line in (workdir / _USAGE).read_text().splitlines()
+    ]
+    if not ends:
+        return {}
+    return {
+        "seconds": sum(end["seconds"] for end in ends),
+        "peak_megabytes": max(end["peak_megabytes"] for end in ends),
+        "date": max(end["date"] for end in ends),
+    }
+
+
+def replace_section(path: pathlib.Path, title: str, text: str) -> None:
+    """Writes `text` as the section `# title` of a page; other sections stay."""
+    sections = {}
+    if path.exists():
+        for part in ("\n" + path.read_text()).split("\n# ")[1:]:
+            name, _, body = part.partition("\n")
+            sections[name] = body.strip()
+    sections[title] = text.strip()
+    path.write_text(
+        "\n\n".join(f"# {name}\n\n{body}" for name, body in sections.items()) + "\n"
+    )
