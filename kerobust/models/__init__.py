@@ -3,10 +3,12 @@
 from kerobust.models.bundle import load_bundle, read_info, save_bundle
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder, Mask, pixel_mask, random_mask
+from kerobust.models.pretrained import load_torch_resnet
+from kerobust.models.resnet import ResNet
 from kerobust.models.vit import VisionTransformer, VitConfig
 from kerobust.models.weights import copy_encoder_weights, named_weights
 
-ENCODERS = {"vit": VisionTransformer}
+ENCODERS = {"resnet": ResNet, "vit": VisionTransformer}
 
 __all__ = [
     "ENCODERS",
@@ -14,10 +16,12 @@ __all__ = [
     "ClassifierHead",
     "MaeDecoder",
     "Mask",
+    "ResNet",
     "VisionTransformer",
     "VitConfig",
     "copy_encoder_weights",
     "load_bundle",
+    "load_torch_resnet",
     "named_weights",
     "pixel_mask",
     "random_mask",

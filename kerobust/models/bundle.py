@@ -22,11 +22,13 @@ import tensorflow as tf
 from kerobust.config import UserError
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder
+from kerobust.models.resnet import ResNet
 from kerobust.models.vit import VisionTransformer
 from kerobust.models.weights import assign_weights, named_weights
 
 CLASSES = {
     "VisionTransformer": VisionTransformer,
+    "ResNet": ResNet,
     "MaeDecoder": MaeDecoder,
     "ClassifierHead": ClassifierHead,
     "Classifier": Classifier,

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kerobust.config import Config, UserError, check_name, setting
 from kerobust.models.blocks import Block, layer_norm
+from kerobust.models.normalisation import normalise, per_channel
 from kerobust.models.positions import sincos_2d
 from kerobust.patches import patchify
 from kerobust.types import Tokens
@@ -151,8 +152,8 @@ class VisionTransformer(tf.keras.Model):
         self.final_norm, self.train_positions = final_norm, train_positions
         _check_patches(self.image_size, patch_size)
         check_name("--model.positions", positions, POSITIONS)
-        self._mean = _per_channel("mean", mean, channels)
-        self._std = _per_channel("std", std, channels)
+        self._mean = per_channel("mean", mean, channels)
+        self._std = per_channel("std", std, channels)
         self._make_layers()
         self._make_variables()
 
@@ -255,9 +256,7 @@ class VisionTransformer(tf.keras.Model):
                 f"encoder was built for. Received: images.shape={images.shape}. "
                 "Resize them (--data.image_size) or build another encoder."
             )
-        if self._mean.any() or (self._std != 1).any():
-            mean = tf.constant(self._mean, images.dtype)
-            images = (images - mean) / tf.constant(self._std, images.dtype)
+        images = normalise(images, self._mean, self._std)
         patches = patchify(images, self.patch_size)
         places = tf.cast(self.positions[tf.newaxis, 1:], self.compute_dtype)
         if visible is not None:
@@ -286,13 +285,3 @@ def _check_patches(image_size: tuple[int, int], patch_size: int) -> None:
             f"Received: model.patch_size={patch_size} for {height} x {width} pixels. "
             f"Use one of {', '.join(fits)}, or change --data.image_size."
         )
-
-
-def _per_channel(name: str, values, channels: int) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    if values.size not in (1, channels):
-        raise UserError(
-            f"`--model.{name}` must have one number, or one per channel ({channels}). "
-            f"Received: model.{name}={tuple(values.tolist())}."
-        )
-    return np.broadcast_to(values, [channels])

@@ -44,7 +44,13 @@ def assign_weights(
         UserError: If names are missing or unexpected, or shapes differ; nothing is
             assigned then.
     """
-    weights = named_weights(model)
+    assign_named(named_weights(model), values, source)
+
+
+def assign_named(
+    weights: Mapping[str, tf.Variable], values: Mapping[str, np.ndarray], source: str
+) -> None:
+    """Does what `assign_weights` does for variables under names of another origin."""
     problems = [f"missing {name}" for name in sorted(weights.keys() - values.keys())]
     problems += [
         f"unexpected {name}" for name in sorted(values.keys() - weights.keys())

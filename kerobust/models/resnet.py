@@ -1,0 +1,204 @@
+"""The residual network for small images, with shortcuts that have no weights."""
+
+import tensorflow as tf
+
+from kerobust.config import UserError
+from kerobust.models.normalisation import normalise, per_channel
+from kerobust.types import Tokens
+
+WIDTHS = (16, 32, 64)  # Channels of the three stages.
+_ONE_AROUND = [[0, 0], [1, 1], [1, 1], [0, 0]]
+
+
+class ResidualBlock(tf.keras.layers.Layer):
+    """Two 3x3 convolutions, added to their input.
+
+    Where the stride or the width changes, the shortcut keeps every stride-th pixel and
+    gets channels of zeros, as many before its own as after them (one fewer before if
+    they are odd).
+
+    Args:
+        width: Channels of the result, at least those of the input.
+        stride: Stride of the first convolution and of the shortcut.
+
+    References:
+        He et al., 2016, arXiv:1512.03385, figure 2 left and section 3.3, option A.
+    """
+
+    def __init__(self, width: int, stride: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.stride = width, stride
+        self.conv1 = _convolution(width, stride, "conv1")
+        self.norm1 = _batch_norm("norm1")
+        self.conv2 = _convolution(width, 1, "conv2")
+        self.norm2 = _batch_norm("norm2")
+
+    def call(self, maps, training=None):
+        """Returns float [B, H / stride, W / stride, width], sizes rounded up.
+
+        Args:
+            maps: float [B, H, W, C].
+            training: Python bool; batch norm uses and records statistics of the batch
+                if true.
+        """
+        # At stride 2, padding "same" would put everything at the right and the bottom.
+        padded = maps if self.stride == 1 else tf.pad(maps, _ONE_AROUND)
+        branch = tf.nn.relu(self.norm1(self.conv1(padded), training=training))
+        branch = self.norm2(self.conv2(branch), training=training)
+        return tf.nn.relu(branch + self._shortcut(maps))
+
+    def _shortcut(self, maps):
+        zeros = self.width - maps.shape[-1]
+        if self.stride == 1 and zeros == 0:
+            return maps
+        kept = maps[:, :: self.stride, :: self.stride]
+        around = [zeros // 2, zeros - zeros // 2]
+        return tf.pad(kept, [[0, 0], [0, 0], [0, 0], around])
+
+
+@tf.keras.saving.register_keras_serializable("kerobust")
+class ResNet(tf.keras.Model):
+    """Encodes images of any size with three stages of residual blocks.
+
+    A convolution, then (depth - 2) / 6 blocks each of 16, 32 and 64 channels; stages 2
+    and 3 halve height and width. `Classifier(ResNet(20), ClassifierHead(10,
+    norm=False))` is the ResNet-20 of the paper. All variables exist after construction.
+    Tokens and feature maps are float32 under every precision policy, and pixels stay
+    float32 up to the first convolution.
+
+    Batch norm is synchronised: with several replicas its statistics are those of the
+    global batch.
+
+    Args:
+        depth: Layers with weights, the classifier's included: 6 n + 2.
+        mean, std: Channel normalisation (images - mean) / std, one number or one per
+            channel.
+        channels: Channels of the images.
+
+    Call arguments:
+        images: float32 [B, H, W, C] in [0, 1].
+        training: Python bool; it changes nothing but batch norm.
+        keys: Not used: batch norm is the only difference between training and
+            inference. Taken because other encoders need it.
+
+    Returns:
+        `Tokens`: patches float32 [B, N, 64], the pixels of the last map in row-major
+        order, N = H / 4 * W / 4 (rounded up twice); cls float32 [B, 64], their mean.
+
+    Raises:
+        UserError: If the depth is impossible or the images have other channels.
+
+    References:
+        He et al., 2016, arXiv:1512.03385, section 4.2; He et al., 2015,
+        arXiv:1502.01852, section 2.2 (initial values).
+
+    Differences:
+        The running variance is that of the batch divided by B H W; PyTorch divides by
+        B H W - 1.
+    """
+
+    def __init__(
+        self,
+        depth: int = 20,
+        *,
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
+        channels: int = 3,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        if depth < 8 or depth % 6 != 2:
+            raise UserError(
+                "`depth` must be 6 n + 2, such as 8, 20, 32, 44 or 56. "
+                f"Received: depth={depth}."
+            )
+        self.depth, self.channels, self.width = depth, channels, WIDTHS[-1]
+        self._mean = per_channel("mean", mean, channels)
+        self._std = per_channel("std", std, channels)
+        self._make_layers()
+        self._make_variables()
+
+    def _make_layers(self):
+        self.conv1 = _convolution(WIDTHS[0], 1, "conv1")
+        self.norm1 = _batch_norm("norm1")
+        self.stages = [
+            [
+                ResidualBlock(
+                    width,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    name=f"stage_{stage}_block_{index}",
+                )
+                for index in range((self.depth - 2) // 6)
+            ]
+            for stage, width in enumerate(WIDTHS)
+        ]
+
+    def _make_variables(self):
+        """Runs the smallest forward there is: one pixel."""
+        with tf.init_scope():
+            self.call(tf.zeros([1, 1, 1, self.channels]), training=False)
+        self.built = True
+
+    def call(self, images, training=None, keys=None) -> Tokens:
+        last = self.feature_maps(images, training=training)[-1]
+        patches = tf.reshape(last, [tf.shape(last)[0], -1, self.width])
+        return Tokens(tf.reduce_mean(patches, axis=1), patches)
+
+    def feature_maps(self, images, training=None, keys=None) -> list[tf.Tensor]:
+        """Returns the output of every stage, float32 [B, H, W, D], finest first.
+
+        H, W and D are those of the images and 16 in the first stage; each later stage
+        halves (rounding up) the sizes and doubles the width.
+        """
+        if images.shape[-1] != self.channels:
+            raise UserError(
+                f"`images` must be [B, H, W, {self.channels}], with the channels that "
+                f"the encoder was built for. Received: images.shape={images.shape}."
+            )
+        images = normalise(images, self._mean, self._std)
+        features = tf.nn.relu(self.norm1(self.conv1(images), training=training))
+        maps = []
+        for stage in self.stages:
+            for block in stage:
+                features = block(features, training=training)
+            maps.append(tf.cast(features, tf.float32))
+        return maps
+
+    def layer_groups(self) -> list[list[tf.Variable]]:
+        """Returns the trainable variables from input to output.
+
+        Group 0 holds the first convolution, group k block k counted through the stages
+        from 1, the last one nothing: there is no final norm.
+        """
+        first = self.conv1.trainable_variables + self.norm1.trainable_variables
+        blocks = [block for stage in self.stages for block in stage]
+        return [first, *(block.trainable_variables for block in blocks), []]
+
+    def get_config(self):
+        return {
+            "depth": self.depth,
+            "mean": self._mean.tolist(),
+            "std": self._std.tolist(),
+            "channels": self.channels,
+        }
+
+
+def _convolution(width: int, stride: int, name: str) -> tf.keras.layers.Conv2D:
+    """Returns a 3x3 convolution; at stride 2 the caller pads."""
+    return tf.keras.layers.Conv2D(
+        width,
+        3,
+        stride,
+        padding="same" if stride == 1 else "valid",
+        use_bias=False,
+        kernel_initializer=tf.keras.initializers.VarianceScaling(
+            2.0, distribution="untruncated_normal"
+        ),
+        name=name,
+    )
+
+
+def _batch_norm(name: str) -> tf.keras.layers.BatchNormalization:
+    return tf.keras.layers.BatchNormalization(
+        epsilon=1e-5, momentum=0.9, synchronized=True, name=name
+    )
