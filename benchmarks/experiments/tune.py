@@ -71,10 +71,10 @@ CIFAR10 = Search(
             "--pretrain.epochs=2",
             "--pretrain.warmup_epochs=0.5",
         )
-        for rate in ("1e-3", "3e-3")
+        for rate in ("1e-3",)
     },
     batch_size=64,
-    candidates=(("1e-3", "1.0"), ("2e-3", "1.0")),
+    candidates=(("5e-4", "1.0"), ("1e-3", "1.0"), ("2e-3", "1.0")),
     flags=(
         "--model.depth=2",
         "--finetune.epochs=3",
