@@ -50,7 +50,13 @@ setup(
         "pipelines": ["ml-metadata==1.17.1"],
         "kfp": ["kfp==2.13.0"],
         "tfx": ['ml-pipelines-sdk==1.17.3; python_version < "3.11"'],
-        "bench": ["foolbox==3.3.4", "adversarial-robustness-toolbox==1.20.1"],
+        "bench": [
+            "adversarial-robustness-toolbox==1.20.1",
+            "cleverhans==4.0.0",
+            "foolbox==3.3.4",
+            # CleverHans imports it; later releases want a later TensorFlow.
+            "tensorflow-probability==0.23.0",
+        ],
         "dev": [
             "pytest",
             "pytest-xdist",

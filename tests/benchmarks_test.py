@@ -1,0 +1,209 @@
+"""The benchmark scripts on tiny sizes: what they compute and write, not how fast."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks import _measure, attack_throughput, memory, mimir_step
+from benchmarks._attackers import BOUND, CONTENDERS, OWN
+from benchmarks._networks import NETWORKS, random_images
+from tests.methods.tiny import SHAPE, tiny_experiment
+
+NEEDED = {
+    "CleverHans": "cleverhans",
+    "Foolbox": "foolbox",
+    "ART TensorFlow": "art",
+    "ART NumPy": "art",
+}
+
+
+def flags(folder, **settings):
+    settings |= {"output": folder}
+    return [text for name in settings for text in (f"--{name}", str(settings[name]))]
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text("utf-8"))
+
+
+def test_every_contender_runs_once_per_round_in_a_rotating_order():
+    calls = []
+    contenders = {name: lambda name=name: calls.append(name) for name in "abc"}
+
+    seconds = _measure.interleave(contenders, 3, "test")
+
+    assert "".join(calls) == "abc" + "bca" + "cab"
+    assert {name: len(values) for name, values in seconds.items()} == {
+        "a": 3,
+        "b": 3,
+        "c": 3,
+    }
+
+
+def test_a_slow_phase_of_the_machine_cancels_in_the_ratio():
+    # The second round is ten times slower for both: twice as long in every round.
+    found = _measure.spread(_measure.ratios([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]))
+
+    assert found == {"median": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_the_spread_shows_median_and_quartiles():
+    assert _measure.show([5.0, 1.0, 3.0, 2.0, 4.0], 1) == "3.0 [2.0, 4.0]"
+
+
+def test_progress_tells_what_is_left(capsys):
+    progress = _measure.Progress("work", 2)
+
+    progress.advance()
+    progress.advance()
+
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("work: 1/2, ")
+    assert last == "work: 2/2, 0 s left"
+
+
+def test_the_file_says_where_the_numbers_are_from(tmp_path):
+    path = _measure.write("name", tmp_path, _measure.machine(), {"rounds": [1.0]})
+
+    content = json.loads(path.read_text("utf-8"))
+    assert {"benchmark", "date", "commit", "machine", "arguments"} <= set(content)
+    assert content["rounds"] == [1.0]
+    assert content["machine"]["versions"]["tensorflow"] == tf.__version__
+
+
+def test_the_vit_has_the_size_of_a_tiny_one():
+    assert round(NETWORKS["vit"]().count_params() / 1e6, 2) == 5.36
+
+
+@pytest.mark.parametrize("name", sorted(set(CONTENDERS) - {BOUND, OWN}))
+def test_a_peer_is_as_strong_and_stays_in_the_ball(name):
+    pytest.importorskip(NEEDED[name])
+    problem = attack_throughput.problem_for("convnet", 4, steps=3)
+
+    result = attack_throughput.compare(problem, [name], 2, "test")
+
+    assert attack_throughput.complaints(result) == []
+    assert set(result["seconds"]) == {BOUND, OWN, name}
+    assert set(result["strength"]) == {"nobody", OWN, name}
+
+
+def test_an_unfair_comparison_is_told():
+    usual = {"distance": 0.1, "outside": 0.0, "cross_entropy": 2.0}
+    strengths = {
+        "nobody": {**usual, "distance": 0.0, "cross_entropy": 1.0},
+        "good": usual,
+        "far": {**usual, "distance": 0.2},
+        "bright": {**usual, "outside": 0.5},
+        "weak": {**usual, "cross_entropy": 1.9},
+    }
+
+    found = attack_throughput.complaints({"epsilon": 0.1, "strength": strengths})
+
+    # The others raise the loss by 1, the weak one by 0.9: 10 % less, 5 % are allowed.
+    assert [text.split()[0] for text in found] == ["far", "bright", "weak"]
+
+
+def test_attack_throughput_writes_table_and_rounds(tmp_path, capsys, monkeypatch):
+    names = (BOUND, OWN)
+    few = {name: CONTENDERS[name] for name in names}
+    monkeypatch.setattr(attack_throughput, "CONTENDERS", few)
+    monkeypatch.setattr(attack_throughput, "PACKAGES", ())
+
+    code = attack_throughput.main(
+        flags(tmp_path, networks="convnet", rounds=2, batch=4, steps=2)
+    )
+
+    assert code == 0
+    assert "| convnet, 2 steps | kerobust " in capsys.readouterr().out
+    found = read(tmp_path, "attack_throughput")["networks"]["convnet"]
+    assert {name: len(found["seconds"][name]) for name in names} == {BOUND: 2, OWN: 2}
+    assert set(found["summary"][OWN]) == {
+        "images_per_second",
+        "share_of_bound",
+        "own_over_this",
+    }
+
+
+def test_the_predicted_ratio_is_the_sum_of_the_passes():
+    seconds = {
+        "mae": [2.0],
+        "mimir": [6.0],
+        "update": [2.0],
+        "attack": [1.5],
+        "dependence": [0.5],
+    }
+
+    found = mimir_step.summary({"seconds": seconds})
+
+    # Measured 6 / 2; predicted (2 + 1.5 + 0.5) / 2.
+    assert found["measured"] == [3.0]
+    assert found["predicted"] == [2.0]
+    assert found["excess"] == [1.5]
+    assert found["mae_excess"] == [1.0]
+    assert found["mimir_excess"] == [1.5]
+
+
+def test_mimir_step_writes_table_and_rounds(tmp_path, capsys, monkeypatch):
+    setup = mimir_step.Setup(tiny_experiment(), SHAPE)
+    monkeypatch.setattr(mimir_step, "SETUPS", {"tiny": lambda: setup})
+
+    code = mimir_step.main(flags(tmp_path, setups="tiny", rounds=2, repeats=1, batch=4))
+
+    assert code == 0
+    assert "| tiny, batch 4 " in capsys.readouterr().out
+    found = read(tmp_path, "mimir_step")["setups"]["tiny"]
+    assert set(found["seconds"]) == {"mae", "mimir", *mimir_step.PASSES}
+    assert all(len(values) == 2 for values in found["seconds"].values())
+    assert found["settings"]["model.width"] == "16"
+
+
+def test_the_setups_are_the_ones_that_are_claimed():
+    vit, digits = mimir_step.vit_setup(), mimir_step.digits_setup()
+
+    encoder = vit.experiment.model.build(vit.image_shape)
+    assert (encoder.width, encoder.depth, encoder.heads) == (128, 6, 4)
+    assert encoder.grid == (8, 8)
+    assert digits.experiment.pretrain.batch_size == 64
+    assert digits.experiment.mae.mask_ratio == 0.5
+
+
+def test_the_slope_ignores_the_calls_before_memory_settles():
+    megabytes = [*np.linspace(0, 500, 50), *(500 + 0.25 * np.arange(100))]
+
+    assert memory.slope(megabytes, 50) == pytest.approx(0.25)
+
+
+def test_memory_passes_and_frees_victims(tmp_path):
+    few = {"calls": 4, "settled": 1, "batch": 2, "steps": 1, "victim_calls": 2}
+
+    # So few calls say nothing about the slope: only past victims can fail this.
+    code = memory.main(flags(tmp_path, **few, limit=1000))
+
+    assert code == 0
+    found = read(tmp_path, "memory")["ways"]
+    assert list(found) == list(memory.WAYS)
+    assert found["victims"]["past_victims"] == 2
+    assert found["victims"]["alive_victims"] == 0
+    assert all(len(way["resident"]) == 4 for way in found.values())
+
+
+def test_memory_fails_above_the_limit(tmp_path, monkeypatch):
+    held = iter(range(1000))
+    monkeypatch.setattr(memory, "resident", lambda: float(next(held)))
+
+    code = memory.main(
+        flags(tmp_path, ways="same", calls=6, settled=2, batch=2, steps=1)
+    )
+
+    # One MB more after each call: above the limit of 0.1.
+    assert code == 1
+    assert read(tmp_path, "memory")["ways"]["same"]["slope"] == pytest.approx(1.0)
+
+
+def test_random_images_are_images():
+    images = random_images(3)
+
+    assert images.shape == [3, 32, 32, 3]
+    assert 0 <= tf.reduce_min(images) < tf.reduce_max(images) < 1
