@@ -97,7 +97,9 @@ def row(bundle: pathlib.Path, experiment: ExperimentConfig, result: dict) -> dic
     percent = {
         name: 100 * count / result["images"] for name, count in result["robust"].items()
     }
-    faster = _measure.ratios(result["seconds"]["float32"], result["seconds"]["bfloat16"])
+    faster = _measure.ratios(
+        result["seconds"]["float32"], result["seconds"]["bfloat16"]
+    )
     return {
         "network": "/".join(bundle.parts[-4:]),
         "data": f"{result['images']} of {experiment.data.name}",
