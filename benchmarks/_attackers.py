@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kerobust.attacks import PGD
 
-BOUND, OWN = "bound", "kerobust"
+BOUND, OWN, HALF = "bound", "kerobust", "kerobust bfloat16"
 PACKAGES = ("cleverhans", "foolbox", "adversarial-robustness-toolbox")
 
 
@@ -60,8 +60,12 @@ def bound(problem: Problem) -> Callable:
 
 def kerobust(problem: Problem) -> Callable:
     """Makes the attack of this library."""
-    attack = PGD(problem.epsilon, steps=problem.steps, step_size=problem.step_size)
-    return lambda: attack(problem.images, problem.labels, problem.network)
+    return _own(problem, "float32")
+
+
+def kerobust_bfloat16(problem: Problem) -> Callable:
+    """Makes the attack of this library with the victim in bfloat16."""
+    return _own(problem, "bfloat16")
 
 
 def cleverhans(problem: Problem) -> Callable:
@@ -114,6 +118,7 @@ def art_numpy(problem: Problem) -> Callable:
 CONTENDERS: dict[str, Callable[[Problem], Callable]] = {
     BOUND: bound,
     OWN: kerobust,
+    HALF: kerobust_bfloat16,
     "CleverHans": cleverhans,
     "Foolbox": foolbox,
     "ART TensorFlow": art_tensorflow,
@@ -139,6 +144,16 @@ def strength(problem: Problem, attacked) -> dict[str, float]:
         "cross_entropy": float(tf.reduce_mean(values)),
         "fooled": float(np.mean(found != problem.labels)),
     }
+
+
+def _own(problem: Problem, precision: str) -> Callable:
+    attack = PGD(
+        problem.epsilon,
+        steps=problem.steps,
+        step_size=problem.step_size,
+        precision=precision,
+    )
+    return lambda: attack(problem.images, problem.labels, problem.network)
 
 
 def _art(name: str, problem: Problem) -> Callable:

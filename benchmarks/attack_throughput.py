@@ -19,6 +19,7 @@ from benchmarks import _measure
 from benchmarks._attackers import (
     BOUND,
     CONTENDERS,
+    HALF,
     OWN,
     PACKAGES,
     Problem,
@@ -82,7 +83,8 @@ def complaints(result: dict) -> list[str]:
     """Returns what makes a comparison unfair: left the ball, or unequally strong.
 
     How much an attack raises the cross-entropy is compared, not the cross-entropy
-    itself, of which the clean images would explain most.
+    itself, of which the clean images would explain most. The strength of the attack in
+    bfloat16 is what `attack_precision` measures, on trained networks.
     """
     strengths = dict(result["strength"])
     clean = strengths.pop("nobody")["cross_entropy"]
@@ -94,7 +96,7 @@ def complaints(result: dict) -> list[str]:
             found.append(f"{name} left the ball by {values['distance']:g}")
         if values["outside"] > ROUNDING:
             found.append(f"{name} left [0, 1] by {values['outside']:g}")
-        if abs(gains[name] - usual) > AGREEMENT * abs(usual):
+        if name != HALF and abs(gains[name] - usual) > AGREEMENT * abs(usual):
             found.append(f"{name} raises the loss by {gains[name]:g}, not {usual:g}")
     return found
 

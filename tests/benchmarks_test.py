@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import _measure, attack_throughput, memory, mimir_step
-from benchmarks._attackers import BOUND, CONTENDERS, OWN
+from benchmarks import (
+    _measure,
+    attack_precision,
+    attack_throughput,
+    memory,
+    mimir_step,
+    training_options,
+)
+from benchmarks._attackers import BOUND, CONTENDERS, HALF, OWN
 from benchmarks._networks import NETWORKS, random_images
-from tests.methods.tiny import SHAPE, tiny_experiment
+from kerobust.attacks import AttackConfig
+from kerobust.experiment import ExperimentConfig
+from kerobust.models.bundle import save_bundle
+from tests.methods.tiny import SHAPE, tiny_classifier, tiny_experiment
 
 NEEDED = {
     "CleverHans": "cleverhans",
@@ -77,7 +87,7 @@ def test_the_vit_has_the_size_of_a_tiny_one():
     assert round(NETWORKS["vit"]().count_params() / 1e6, 2) == 5.36
 
 
-@pytest.mark.parametrize("name", sorted(set(CONTENDERS) - {BOUND, OWN}))
+@pytest.mark.parametrize("name", sorted(set(CONTENDERS) - {BOUND, OWN, HALF}))
 def test_a_peer_is_as_strong_and_stays_in_the_ball(name):
     pytest.importorskip(NEEDED[name])
     problem = attack_throughput.problem_for("convnet", 4, steps=3)
@@ -157,6 +167,35 @@ def test_mimir_step_writes_table_and_rounds(tmp_path, capsys, monkeypatch):
     assert set(found["seconds"]) == {"mae", "mimir", *mimir_step.PASSES}
     assert all(len(values) == 2 for values in found["seconds"].values())
     assert found["settings"]["model.width"] == "16"
+
+
+def test_training_options_writes_table_and_rounds(tmp_path, capsys, monkeypatch):
+    setup = mimir_step.Setup(tiny_experiment(), SHAPE)
+    monkeypatch.setattr(training_options, "SETUPS", {"tiny": lambda: setup})
+    monkeypatch.setattr(training_options, "STEPS_PER_CALL", (2,))
+
+    code = training_options.main(flags(tmp_path, setups="tiny", rounds=2, steps=2))
+
+    assert code == 0
+    assert "| tiny    | 2 steps per call " in capsys.readouterr().out
+    found = read(tmp_path, "training_options")["setups"]["tiny"]["seconds"]
+    assert set(found) == {"default", "2 steps per call", "jit", "repeated batch"}
+    assert all(len(values) == 2 for values in found.values())
+
+
+def test_precision_is_compared_on_the_data_and_threat_of_the_bundle(tmp_path, capsys):
+    bundle = tmp_path / "model"
+    info = {"flags": ExperimentConfig(attack=AttackConfig(0.02)).to_flags()}
+    save_bundle(tiny_classifier(), bundle, info)
+    few = flags(tmp_path, images=12, batch=8, steps=2, rounds=2)
+
+    code = attack_precision.main([str(bundle), *few])
+
+    assert code == 0
+    assert "| 12 of digits |" in capsys.readouterr().out
+    (found,) = read(tmp_path, "attack_precision")["networks"].values()
+    assert found["images"] == 12 and set(found["robust"]) == {"float32", "bfloat16"}
+    assert 0 <= found["p_value"] <= 1
 
 
 def test_the_setups_are_the_ones_that_are_claimed():

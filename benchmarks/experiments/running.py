@@ -38,7 +38,7 @@ def run(workdir: pathlib.Path, flagfile: str, stages: str, *flags: str) -> pathl
     started = time.perf_counter()
     child = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
     _, status, used = os.wait4(child.pid, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = child.returncode = os.waitstatus_to_exitcode(status)
     workdir.mkdir(parents=True, exist_ok=True)
     end = {
         "arguments": arguments,

@@ -1,0 +1,137 @@
+"""What `make experiments` does around the runs: records, sections, tables."""
+
+import json
+import subprocess
+
+import pytest
+
+from benchmarks.experiments import results, running, tune
+from benchmarks.experiments.tables import MAIN, TABLES
+from kerobust import flags
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Replaces the training command by one that the test chooses."""
+
+    def replace(*words):
+        real = subprocess.Popen
+        calls = []
+
+        def start(arguments, cwd):
+            calls.append(arguments)
+            return real(list(words), cwd=cwd)
+
+        monkeypatch.setattr(running.subprocess, "Popen", start)
+        return calls
+
+    return replace
+
+
+def test_a_finished_command_is_not_started_again(command, tmp_path):
+    calls = command("true")
+
+    for _ in range(2):
+        running.run(tmp_path / "arm", "configs/mimir.flags", "pretrain", "--run.seed=1")
+    running.run(tmp_path / "arm", "configs/mimir.flags", "pretrain", "--run.seed=2")
+
+    assert len(calls) == 2
+    cost = running.usage([tmp_path / "arm", tmp_path / "absent"])
+    assert cost["seconds"] > 0 and cost["peak_megabytes"] > 0
+
+
+def test_a_failed_command_is_recorded_and_started_again(command, tmp_path):
+    calls = command("false")
+
+    for _ in range(2):
+        with pytest.raises(subprocess.CalledProcessError):
+            running.run(tmp_path, "configs/mimir.flags", "pretrain")
+
+    lines = (tmp_path / "usage.jsonl").read_text().splitlines()
+    assert len(calls) == 2 and [json.loads(x)["code"] for x in lines] == [1, 1]
+
+
+def test_a_section_is_replaced_and_the_others_stay(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# One\n\nfirst\n\n## Part\n\nold\n\n# Two\n\nsecond\n")
+
+    running.replace_section(page, "One", "new\n\n## Part\n\nmore\n")
+    running.replace_section(page, "Three", "third")
+
+    assert page.read_text() == (
+        "# One\n\nnew\n\n## Part\n\nmore\n\n# Two\n\nsecond\n\n# Three\n\nthird\n"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_every_command_of_a_table_is_a_valid_one(command, tmp_path, monkeypatch, name):
+    calls = command("true")
+    monkeypatch.setattr("benchmarks.experiments.tables.RUNS", tmp_path)
+
+    TABLES[name].run(seed=3, extra=["--data.dir=somewhere"])
+
+    configs = [flags.parse(arguments[3:]).config for arguments in calls]
+    assert [config.method for config in configs] == ["mimir", "mimir", "mae"]
+    assert [config.mimir.weight > 0 for config in configs[:2]] == [True, False]
+    assert all(config.run.seed == 3 for config in configs)
+    assert [("baselines" in config.run.stages) for config in configs] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("name", sorted(tune.SEARCHES))
+def test_a_search_reads_validation_images_only(command, tmp_path, monkeypatch, name):
+    calls = command("true")
+    monkeypatch.setattr(tune, "RUNS", tmp_path / "runs")
+    row = {"natural": {"accuracy": 0.5}, "worst": {"accuracy": 0.25}}
+
+    class Report:
+        def read_text(self):
+            return json.dumps({"rows": [row]})
+
+    real = running.run
+
+    def run(workdir, *rest):
+        real(workdir, *rest)
+        (workdir / "report.json").write_text(Report().read_text())
+        return workdir
+
+    monkeypatch.setattr(tune, "run", run)
+
+    table = tune.search(name, [])
+
+    configs = [flags.parse(arguments[3:]).config for arguments in calls]
+    tested = [config for config in configs if "evaluate" in config.run.stages]
+    assert tested and all(x.evaluate.split == "validation" for x in tested)
+    assert all(config.run.seed == tune.SEED for config in configs)
+    assert table.count("| 50.0        | 25.0") == len(tested)
+
+
+def result(clean, worst) -> dict:
+    """Returns what an evaluation of four images writes."""
+    return {
+        "examples": {"clean": clean, "worst": worst},
+        "threat": {"norm": "linf", "epsilon": 0.1},
+        "natural": {"total": 4},
+        "robust": {"pgd": {}},
+        "settings": {"steps": 20, "restarts": 2},
+    }
+
+
+def test_rows_hold_means_and_differences_of_all_seeds():
+    seeds = [
+        {MAIN: result([1, 1, 1, 0], [1, 1, 0, 0]), "other": result([1] * 4, [0] * 4)},
+        {MAIN: result([1, 1, 1, 1], [1, 1, 0, 0]), "other": result([1] * 4, [0] * 4)},
+    ]
+
+    mean = results._mean_row(MAIN, seeds)
+    paired = results._paired_row("other", seeds)
+
+    # 75 and 100 %: mean 87.5, sample deviation 25 / sqrt(2); 50 and 50 % worst case.
+    assert mean == {
+        "arm": MAIN,
+        "natural %": "87.5 ± 17.7",
+        "worst case %": "50.0 ± 0.0",
+    }
+    assert paired["natural: difference, points"].startswith("-12.5 [")
+    assert paired["worst case: difference, points"].startswith("+50.0 [")
+    # Four images to none: 2 / 2^4 in the exact test.
+    assert paired["worst case: McNemar p"] == "0.12"
