@@ -9,6 +9,7 @@ from kerobust import run_folder
 from kerobust.config import UserError
 from kerobust.data.augmentations import AUGMENTATIONS
 from kerobust.data.datasets import Split
+from kerobust.data.splits import UNLABELLED
 from kerobust.data.views import training_batches
 from kerobust.distribute import strategy
 from kerobust.evaluation.online import OnlineKnn
@@ -220,10 +221,10 @@ def _probes(experiment: Experiment, method: Method, steps: int) -> list:
         return {"pictures": panel(method.pictures(first))}
 
     probes = [(every, pictures)]
-    if (experiment.labelled.labels >= 0).all() and splits["validation"].size:
-        knn = OnlineKnn(
-            method.encoder, experiment.labelled, splits["validation"], config.attack
-        )
+    queries = splits["validation"]
+    queries = queries.subset(queries.labels != UNLABELLED)
+    if queries.size and (splits["train"].labels != UNLABELLED).any():
+        knn = OnlineKnn(method.encoder, experiment.labelled, queries, config.attack)
         probes.append((every, lambda step: knn()))
     return probes
 
