@@ -28,6 +28,7 @@ def load(config: DataConfig) -> DataSource:
     """
     prefix, _, path = config.name.partition(":")
     if prefix in PREFIXES:
+        config.require(bool(path), "name", f"must be written {prefix}:PATH")
         return PREFIXES[prefix](config, pathlib.Path(path).expanduser())
     if config.name == "digits":
         return load_digits(config)

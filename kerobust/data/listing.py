@@ -39,6 +39,7 @@ class Listing:
         labels: Label of each, -1 = none.
         splits: Split name of each.
         class_names: Name of each label.
+        not_used: Names of parts that the folder has and the data set leaves out.
     """
 
     config: DataConfig
@@ -47,6 +48,7 @@ class Listing:
     labels: list[int] = dataclasses.field(default_factory=list)
     splits: list[str] = dataclasses.field(default_factory=list)
     class_names: tuple[str, ...] = ()
+    not_used: list[str] = dataclasses.field(default_factory=list)
 
     def add_classes(self, split: str, folder: pathlib.Path) -> None:
         """Adds the pictures of every class folder below `folder`."""
@@ -55,19 +57,28 @@ class Listing:
 
     def add(self, split: str, folder: pathlib.Path, label: int = UNLABELLED) -> None:
         """Adds the pictures in `folder` and below."""
-        found = sorted(
-            pathlib.Path(place) / name
-            for place, _, names in os.walk(folder)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        )
-        self.paths += found
-        self.labels += [label] * len(found)
-        self.splits += [split] * len(found)
+        found = find_pictures(folder)
+        self.add_files(split, found, [label] * len(found))
+
+    def add_files(self, split: str, paths: list[pathlib.Path], labels: list[int]):
+        """Adds files with a label each."""
+        self.paths += paths
+        self.labels += labels
+        self.splits += [split] * len(paths)
 
     def names(self, numbers) -> list[str]:
         """Returns the files' names below the root."""
         return [str(self.paths[number].relative_to(self.root)) for number in numbers]
+
+
+def find_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the picture files in `folder` and below, sorted."""
+    return sorted(
+        pathlib.Path(place) / name
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    )
 
 
 def load_listing(listing: Listing) -> DataSource:
@@ -161,7 +172,9 @@ def _report(listing: Listing, states: list, in_memory: bool) -> dict:
     damaged = [
         n for n, state in enumerate(states) if isinstance(state, UnreadableError)
     ]
+    left_out = {"not used": listing.not_used} if listing.not_used else {}
     return {
+        **left_out,
         "pictures": len(states),
         "skipped": len(damaged),
         "skipped_files": [

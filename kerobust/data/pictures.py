@@ -92,11 +92,10 @@ def inspect_all(paths: list[pathlib.Path]) -> list:
 
 def decode_all(paths: list[pathlib.Path], size: int | None) -> Iterator:
     """Gives for each file its uint8 [H, W, 3], or the `UnreadableError` it raised."""
+    # Made here, not at the first call, which would be one per thread.
     decode = tf.function(
-        lambda data: decode_picture(data, size),
-        input_signature=[tf.TensorSpec([], tf.string)],
-        autograph=False,
-    )
+        lambda data: decode_picture(data, size), autograph=False
+    ).get_concrete_function(tf.TensorSpec([], tf.string))
 
     def read(path: pathlib.Path) -> np.ndarray:
         try:

@@ -125,6 +125,31 @@ class DataSource:
         """Shape of one image, the same in all splits."""
         return self.splits["train"].image_shape
 
+    def summary(self) -> str:
+        """Returns one line: classes, size, images per split and where they come from.
+
+        Skipped files and parts that are not used are counted too.
+        """
+        origins = self.report.get("splits", {})
+        parts = [
+            f"{name} {split.size:,}"
+            + (
+                f" ({origins[name]})"
+                if origins.get(name, "as given") != "as given"
+                else ""
+            )
+            for name, split in self.splits.items()
+        ]
+        if self.report.get("skipped"):
+            first = self.report["skipped_files"][0]
+            parts.append(f"{self.report['skipped']} skipped, the first: {first}")
+        if self.report.get("not used"):
+            parts.append(f"not used: {', '.join(self.report['not used'])}")
+        height, width, _ = self.image_shape
+        kept = self.report.get("kept", "in memory")
+        head = f"{self.num_classes} classes, {height} x {width} pixels, {kept}"
+        return f"{self.name}: {head}; {'; '.join(parts)}"
+
 
 def consecutive(pictures: Pictures, labels: dict[str, np.ndarray]) -> dict[str, Split]:
     """Returns splits that follow each other in `pictures`; ids are rows.

@@ -34,10 +34,15 @@ def labelled_subset(split: Split, fraction: float, seed: int) -> Split:
 def carve(split: Split, fraction: float, seed: int, purpose: str):
     """Divides a split in two with equal shares of every class.
 
+    What is carved is for measuring, so it has labels if any example has one.
+
     Returns:
-        (what remains, at least one example that holds `fraction` of the split).
+        (what remains, at least one example: `fraction` of the split or of its labelled
+        part).
     """
-    chosen = stratified_choice(split, fraction, seed, purpose)
+    labelled = np.flatnonzero(split.labels != UNLABELLED)
+    pool = labelled if labelled.size else np.arange(split.size)
+    chosen = pool[stratified_choice(split.subset(pool), fraction, seed, purpose)]
     rest = np.setdiff1d(np.arange(split.size), chosen)
     return split.subset(rest), split.subset(chosen)
 
@@ -87,7 +92,8 @@ def complete_splits(
 
     A set with validation but no test images is tested on its validation images, as is
     usual for ImageNet, and validated on a part of its training images. Training images
-    without labels give no test split. What was done is written to `report["splits"]`.
+    without labels give no test split; where only some have labels, only these are
+    carved. What was done is written to `report["splits"]`.
     """
     train, fraction = splits["train"], config.validation_fraction
     validation, test = splits.get("validation"), splits.get("test")

@@ -1,20 +1,17 @@
 """Image classification sets of TensorFlow Datasets, by name."""
 
 import hashlib
-import pathlib
-import re
 
 import numpy as np
 
-from kerobust.config import UserError, suggestion
+from kerobust.config import UserError
 from kerobust.data.arrays import from_arrays
 from kerobust.data.config import DataConfig
 from kerobust.data.records import Records, read_all
 from kerobust.data.splits import DataSource, consecutive
 from kerobust.data.stratify import complete_splits
+from kerobust.data.tfds_builder import find_builder, prepare
 
-_OTHERS = ("digits", "folder:PATH", "npz:PATH", "imagenet_subset:FILE")
-_WORDS = ("digits", "folder", "npz", "imagenet_subset")
 # Split names of TensorFlow Datasets and what they are here.
 _ROLES = {"train": "train", "validation": "validation", "test": "test"}
 _ROLES |= {"val": "validation", "valid": "validation", "dev": "validation"}
@@ -30,15 +27,18 @@ def load_tfds(config: DataConfig) -> DataSource:
         UserError: If the name is unknown, the set is not one of labelled images, is not
             prepared, or is too large for memory and not stored for random access.
     """
-    builder = _builder(config)
+    builder = find_builder(config)
     keys = _keys(builder, config)
-    _prepare(builder, config)
-    parts = _parts(builder, keys[1], config)
     shape = _image_shape(config, builder.info.features[keys[0]])
+    prepare(builder, config)
+    parts = _parts(builder, keys[1], config)
     counts = [builder.info.splits[part].num_examples for part in parts.values()]
     fits = sum(counts) * np.prod(shape) <= config.memory_gigabytes * 1e9
     names = tuple(builder.info.features[keys[1]].names)
-    report = {"tfds": builder.info.full_name}
+    report: dict = {"tfds": builder.info.full_name}
+    unused = [name for name in builder.info.splits if name not in parts.values()]
+    if unused:
+        report["not used"] = unused
     report["kept"] = "in memory" if fits else "on disk"
     if not _random_access(builder):
         _require_memory(fits, config)
@@ -59,35 +59,6 @@ def load_tfds(config: DataConfig) -> DataSource:
     return DataSource(config.name, names, digest.hexdigest(), splits, report)
 
 
-def _builder(config: DataConfig):
-    """Returns the builder of the named set without touching the network."""
-    import tensorflow_datasets as tfds
-
-    base = re.split("[/:]", config.name)[0]
-    known = tfds.list_builders(with_community_datasets=False)
-    stored = pathlib.Path(_folder(config)) / base
-    if not base or (base not in known and not stored.is_dir()):
-        raise UserError(
-            f"`--data.name` must be one of: {', '.join(_OTHERS)}, or an image "
-            "classification set of TensorFlow Datasets such as cifar10. Received: "
-            f"name={config.name}.{suggestion(base, (*_WORDS, *known))}"
-        )
-    try:
-        return tfds.builder(config.name, data_dir=_folder(config))
-    except (ValueError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            "`--data.name` must be a name, configuration and version that TensorFlow "
-            f"Datasets knows. Received: name={config.name} ({reason})."
-        ) from error
-
-
-def _folder(config: DataConfig) -> str:
-    import tensorflow_datasets as tfds
-
-    return str(pathlib.Path(config.dir or tfds.core.constants.DATA_DIR).expanduser())
-
-
 def _keys(builder, config: DataConfig) -> tuple[str, str]:
     """Returns the names of the image and the label in a record."""
     import tensorflow_datasets as tfds
@@ -102,31 +73,10 @@ def _keys(builder, config: DataConfig) -> tuple[str, str]:
     if not found:
         raise UserError(
             "`--data.name` must be a set of images with one class label each. Received:"
-            f" name={config.name}, whose records hold: {', '.join(features)}."
+            f" name={config.name}, whose records hold: {', '.join(features)}. Sets for "
+            "detection, segmentation and depth cannot be read yet."
         )
     return wanted
-
-
-def _prepare(builder, config: DataConfig) -> None:
-    """Downloads the set if that is needed and permitted."""
-    if builder.is_prepared():
-        return
-    folder = _folder(config)
-    if not config.download:
-        raise UserError(
-            f"`--data.name` must be a prepared data set, but {config.name} is not in "
-            f"{folder}. Received: name={config.name}, download=False. Add "
-            "--data.download=true, or prepare it once with: tfds build "
-            f"{config.name} --data_dir={folder}, or name another --data.dir."
-        )
-    try:
-        builder.download_and_prepare()
-    except (OSError, AssertionError) as error:
-        raise UserError(
-            f"`--data.download` could not fetch the data set. Received: name="
-            f"{config.name}, dir={folder} ({str(error).strip()}). Check the network, "
-            "the space on the disk, or the manual steps that the data set asks for."
-        ) from error
 
 
 def _parts(builder, label_key: str, config: DataConfig) -> dict[str, str]:
@@ -149,7 +99,12 @@ def _parts(builder, label_key: str, config: DataConfig) -> dict[str, str]:
 def _first_label(builder, part: str, label_key: str) -> int:
     if _random_access(builder):
         return int(builder.as_data_source(part)[0][label_key])
-    return int(next(iter(builder.as_dataset(split=part)))[label_key])
+    import tensorflow_datasets as tfds
+
+    # One record only: reading a part of a cached set would log a warning.
+    config = tfds.ReadConfig(try_autocache=False)
+    records = builder.as_dataset(split=f"{part}[:1]", read_config=config)
+    return int(next(iter(records))[label_key])
 
 
 def _image_shape(config: DataConfig, feature) -> tuple[int, int, int]:
@@ -177,8 +132,8 @@ def _require_memory(fits: bool, config: DataConfig) -> None:
             "`--data.memory_gigabytes` is too small to keep the data set in memory, "
             "and it is stored without random access. Received: memory_gigabytes="
             f"{config.memory_gigabytes:g}, name={config.name}. Raise it, or prepare "
-            f"the set once more in another folder with: tfds build {config.name} "
-            "--file_format=array_record --data_dir=FOLDER, and add --data.dir=FOLDER."
+            "the set once more, for random access, in another folder with: "
+            "--data.download=true --data.dir=FOLDER."
         )
 
 

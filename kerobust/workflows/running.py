@@ -1,13 +1,17 @@
 """Runs the stages of an experiment in order, or only says what they would cost."""
 
+import dataclasses
 import pathlib
 import time
 
+import numpy as np
 import tensorflow as tf
 
 from kerobust import run_folder
 from kerobust.config import UserError
+from kerobust.data.splits import UNLABELLED
 from kerobust.data.views import training_batches
+from kerobust.distribute import ensure_logical_cpus
 from kerobust.experiment import ExperimentConfig
 from kerobust.flags import STOPPED
 from kerobust.methods.base import Method
@@ -36,27 +40,47 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
     Returns:
         Exit code: 0, or 75 after a signal (the same command continues).
     """
+    ensure_logical_cpus(config.run.devices)  # Before a bundle starts TensorFlow.
     _require_start(config)
+    config = _with_its_shape(config)
     experiment = prepare(config)
+    print(f"data: {experiment.source.summary()}", flush=True)
     _require_images(experiment)
-    if dry_run:
-        return _estimate(experiment)
-    stages = config.run.stages
-    run_folder.claim(config, experiment.source.digest)
     try:
-        encoder = _start(experiment)
-        if "pretrain" in stages:
-            encoder = pretrain(experiment)
-        if "finetune" in stages:
-            finetune(experiment, "finetune", config.finetune, encoder)
-        if "baselines" in stages:
-            baselines(experiment)
-        if "evaluate" in stages:
-            evaluate(experiment)
+        return _estimate(experiment) if dry_run else _run_stages(experiment)
     except StoppedError as stop:
         print(f"{stop}; the same command continues it.", flush=True)
         return STOPPED
+    except tf.errors.ResourceExhaustedError as error:
+        raise _out_of_memory(experiment, error) from error
+
+
+def _run_stages(experiment: Experiment) -> int:
+    stages = experiment.config.run.stages
+    run_folder.claim(experiment.config, experiment.source.digest)
+    encoder = _start(experiment)
+    if "pretrain" in stages:
+        encoder = pretrain(experiment)
+    if "finetune" in stages:
+        finetune(experiment, "finetune", experiment.config.finetune, encoder)
+    if "baselines" in stages:
+        baselines(experiment)
+    if "evaluate" in stages:
+        evaluate(experiment)
     return 0
+
+
+def _out_of_memory(experiment: Experiment, error: tf.errors.OpError) -> UserError:
+    config, (height, width, _) = experiment.config, experiment.source.image_shape
+    patches = (height // config.model.patch_size) * (width // config.model.patch_size)
+    reason = next((x for x in error.message.splitlines() if "OOM" in x), "no memory")
+    return UserError(
+        "`--pretrain.batch_size`, `--finetune.batch_size` or `--evaluate.batch_size` "
+        "needs more memory than the device has. Received: "
+        f"{config.pretrain.batch_size}, {config.finetune.batch_size} and "
+        f"{config.evaluate.batch_size} images of {patches:,} patches ({reason}). Lower "
+        "it, raise --model.patch_size, or lower --data.image_size."
+    )
 
 
 def _require_start(config: ExperimentConfig) -> None:
@@ -88,6 +112,23 @@ def _require_start(config: ExperimentConfig) -> None:
         )
 
 
+def _with_its_shape(config: ExperimentConfig) -> ExperimentConfig:
+    """Returns the experiment with the shape of the encoder that it starts from."""
+    start, stages = config.run.init_from, config.run.stages
+    if start is None or not {"finetune", "baselines"} & set(stages):
+        return config
+    shape = read_encoder(pathlib.Path(start)).get_config()
+    known = ("width", "depth", "heads", "patch_size", "positions")
+    model = config.model.replace(
+        mean=tuple(shape["mean"]),
+        std=tuple(shape["std"]),
+        **{name: shape[name] for name in known},
+    )
+    text = ", ".join(f"{name} {shape[name]}" for name in known)
+    print(f"encoder: {start}, which sets --model: {text}", flush=True)
+    return dataclasses.replace(config, model=model)
+
+
 def _require_images(experiment: Experiment) -> None:
     """Refuses data that a later stage could not use, before an earlier one starts."""
     config, stages = experiment.config, experiment.config.run.stages
@@ -95,12 +136,22 @@ def _require_images(experiment: Experiment) -> None:
         config.pretrain.steps(experiment.unlabelled.size)
     if "finetune" in stages or "baselines" in stages:
         config.finetune.steps(experiment.labelled.size)
-    if "evaluate" in stages and config.evaluate.split not in experiment.source.splits:
-        raise UserError(
-            "`--data.name` must have labelled test images when `--run.stages` has "
-            f"evaluate. Received: name={config.data.name}, which has "
-            f"{', '.join(experiment.source.splits)}."
-        )
+    if "evaluate" in stages:
+        _require_labels(experiment, config.evaluate.split)
+
+
+def _require_labels(experiment: Experiment, name: str) -> None:
+    splits = experiment.source.splits
+    found = f"which has {', '.join(splits)}"
+    if name in splits:
+        count, size = np.sum(splits[name].labels == UNLABELLED), splits[name].size
+        if not count:
+            return
+        found = f"with {count} of {size} {name} images without a label"
+    raise UserError(
+        f"`--data.name` must have labelled {name} images when `--run.stages` has "
+        f"evaluate. Received: name={experiment.config.data.name}, {found}."
+    )
 
 
 def _start(experiment: Experiment):

@@ -9,6 +9,7 @@ from kerobust import run_folder
 from kerobust.config import UserError
 from kerobust.data.augmentations import AUGMENTATIONS
 from kerobust.data.datasets import Split
+from kerobust.data.splits import UNLABELLED
 from kerobust.data.views import training_batches
 from kerobust.distribute import strategy
 from kerobust.evaluation.online import OnlineKnn
@@ -223,9 +224,10 @@ def _probes(experiment: Experiment, method: Method, steps: int) -> list:
         return {"pictures": panel(method.pictures(first))}
 
     probes = [(every, pictures)]
-    if (experiment.labelled.labels >= 0).all() and splits["validation"].size:
+    queries = splits["validation"]
+    queries = queries.subset(queries.labels != UNLABELLED).thinned(_KNN_QUERIES)
+    if queries.size and (splits["train"].labels != UNLABELLED).any():
         bank = experiment.labelled.thinned(_KNN_BANK)
-        queries = splits["validation"].thinned(_KNN_QUERIES)
         knn = OnlineKnn(method.encoder, bank, queries, config.attack)
         probes.append((every, lambda step: knn()))
     return probes

@@ -5,9 +5,12 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerobust import train
+from kerobust.config import UserError
 from kerobust.flags import USER_ERROR
+from kerobust.workflows import running
 
 TINY = (
     "--model.width=16",
@@ -164,6 +167,36 @@ def test_missing_and_truncated_bundles_are_refused(tmp_path, capsys):
     assert_refused(outcome, "weights.safetensors")
 
 
+def test_running_out_of_memory_names_what_to_lower(tmp_path, capsys, monkeypatch):
+    def exhausted(experiment):
+        message = "Graph execution error:\nOOM when allocating tensor\nHint: none"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    monkeypatch.setattr(running, "pretrain", exhausted)
+
+    outcome = run(tmp_path, capsys)
+
+    words = ("--pretrain.batch_size", "32, 32 and", "16 patches", "OOM when allocating")
+    assert_refused(outcome, *words, "--model.patch_size")
+
+
+def test_devices_are_made_before_a_bundle_starts_tensorflow(
+    tmp_path, capsys, monkeypatch
+):
+    calls = []
+
+    def read(folder):
+        calls.append("bundle")
+        raise UserError("stop here")
+
+    monkeypatch.setattr(running, "ensure_logical_cpus", calls.append)
+    monkeypatch.setattr(running, "load_bundle", read)
+
+    run(tmp_path, capsys, "--run.devices=2", "--run.init_from=somewhere")
+
+    assert calls == [2, "bundle"]
+
+
 def test_a_flag_file_must_exist_and_not_include_itself(tmp_path, capsys):
     loop = tmp_path / "loop.flags"
     loop.write_text("--flagfile=loop.flags\n")
@@ -174,8 +207,6 @@ def test_a_flag_file_must_exist_and_not_include_itself(tmp_path, capsys):
 
 
 def _jpeg(path: pathlib.Path) -> None:
-    import tensorflow as tf
-
     seed = hash(path.name) % 1000
     pixels = np.random.default_rng(seed).integers(0, 255, [12, 12, 3], np.uint8)
     path.write_bytes(tf.io.encode_jpeg(pixels).numpy())

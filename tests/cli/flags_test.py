@@ -94,6 +94,8 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path, capsys):
 
     printed = capsys.readouterr().out
     assert code == 0 and not workdir.exists()
+    sizes = "train 1,100; validation 200; test 497"
+    assert f"data: digits: 10 classes, 8 x 8 pixels, in memory; {sizes}\n" in printed
     assert "trained parameters" in printed and "minutes" in printed
 
 

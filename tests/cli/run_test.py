@@ -143,6 +143,18 @@ def test_pretraining_may_see_the_validation_images(tmp_path):
     assert seen == {"false": train_size // size, "true": (train_size + more) // size}
 
 
+def test_a_probe_has_the_shape_of_its_encoder(whole_run, tmp_path, capsys):
+    encoder = whole_run[0] / "encoder"
+    flags = [flag for flag in SHORT if not flag.startswith(("--model.", "--mae."))]
+    flags += [f"--run.workdir={tmp_path}", "--model.heads=1", "--model.mean=0.5"]
+
+    code = probe.main(["probe", *flags, f"--run.init_from={encoder}", "--dry_run"])
+
+    shape = "width 16, depth 1, heads 2, patch_size 2, positions sincos"
+    assert code == 0
+    assert f"encoder: {encoder}, which sets --model: {shape}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("method", ["mae", "mimir"])
 def test_two_devices_work_from_the_command_line(tmp_path, method):
     flags = [*SHORT, f"--method={method}", "--run.devices=2"]

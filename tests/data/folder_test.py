@@ -211,6 +211,8 @@ def test_missing_empty_and_one_class_folders_show_the_layout(tmp_path):
     write(tmp_path / "odd" / "train" / "cats" / "a.png")
     write(tmp_path / "odd" / "train" / "dogs" / "a.png")
     write(tmp_path / "odd" / "test" / "fish" / "a.png")
+    write_classes(tmp_path / "flat" / "train", 3)
+    write(tmp_path / "flat" / "val" / "ILSVRC2012_val_00000001.JPEG")
 
     for name, words in {
         "absent": "a folder that exists",
@@ -218,12 +220,35 @@ def test_missing_empty_and_one_class_folders_show_the_layout(tmp_path):
         "one": "at least two classes, found only cats",
         "hollow": "in every class, but these have none: cats",
         "odd": "found others: fish",
+        "flat": "in val/ as in train/, found 1 pictures outside of them: ILSVRC2012",
     }.items():
         with pytest.raises(UserError) as error:
             load(folder(tmp_path / name))
 
         for word in ("--data.name", words, f"folder:{tmp_path / name}", "train/CLASS"):
             assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["folder", "folder:", "npz:", "imagenet_subset:"])
+def test_a_prefix_without_a_path_is_refused(name):
+    expected = f"must be written {name.rstrip(':')}:PATH. Received: name={name}"
+
+    with pytest.raises(UserError, match=expected):
+        load(DataConfig(name=name))
+
+
+def test_the_summary_counts_what_was_skipped(tmp_path):
+    write_classes(tmp_path, 10)
+    (tmp_path / "cats" / "bad.jpg").write_bytes(b"no")
+
+    text = load(folder(tmp_path, corrupt_cap=0.05)).summary()
+
+    carved = "(0.1 of train, label_seed 0)"
+    assert text == (
+        f"folder:{tmp_path}: 2 classes, 16 x 16 pixels, in memory; train 16; validation"
+        f" 2 {carved}; test 2 {carved}; 1 skipped, the first: cats/bad.jpg: is not a "
+        "JPEG, PNG, BMP or GIF file"
+    )
 
 
 def test_the_digest_follows_content_in_memory_and_the_listing_on_disk(tmp_path):
@@ -244,12 +269,12 @@ def imagenet(tmp_path, lines: str, **changes) -> DataConfig:
         write_classes(tmp_path / split, 5, ("n01", "n02", "n03"))
     listed = tmp_path / "wnids.txt"
     listed.write_text(lines)
-    changes = {"dir": str(tmp_path), **changes}
-    return DataConfig(name=f"imagenet_subset:{listed}", **changes)
+    name = f"imagenet_subset:{listed}"
+    return DataConfig(**{"name": name, "dir": str(tmp_path), **changes})
 
 
 def test_an_imagenet_subset_has_the_listed_classes_in_sorted_order(tmp_path):
-    source = load(imagenet(tmp_path, "n03 tench\nn01 goldfish\n\n"))
+    source = load(imagenet(tmp_path, "# a list\nn03 tench\nn01 goldfish\n\n"))
 
     assert source.class_names == ("n01", "n03")
     assert sizes(source) == {"train": 9, "validation": 1, "test": 10}
@@ -260,6 +285,8 @@ def test_an_imagenet_subset_has_the_listed_classes_in_sorted_order(tmp_path):
     [
         ("n01\nn09\nn08", {}, ("2 of 3", "n08, n09")),
         ("n01", {}, ("at least two", "n01")),
+        ("n01", {"name": "imagenet_subset:absent.txt"}, ("text file", "absent.txt")),
+        ("n01\nn05", {}, ("imagenet_subset:FILE", "at the start of each line")),
         ("n01\nn02", {"dir": None}, ("--data.dir", "train/ and val/")),
         ("n01\nn02", {"dir": "nowhere"}, ("--data.dir", "dir=nowhere")),
     ],

@@ -142,6 +142,22 @@ def test_images_without_labels_give_no_test_split():
     assert source.num_classes == 0
 
 
+def test_where_some_have_labels_only_these_are_carved():
+    labels = np.where(np.arange(60) < 20, np.arange(60) % 2, -1)
+    images = np.zeros([60, 2, 2, 3], np.uint8)
+
+    source = from_arrays(DataConfig(name="made"), images, {"train": labels})
+
+    # 10 % of the 20 labelled images, then 10 % of the 18 that are left.
+    assert {name: split.size for name, split in source.splits.items()} == {
+        "train": 56,
+        "validation": 2,
+        "test": 2,
+    }
+    for name in ("validation", "test"):
+        assert sorted(source.splits[name].labels) == [0, 1]
+
+
 def test_the_digest_follows_pixels_and_labels():
     images, labels = np.zeros([8, 2, 2, 3], np.uint8), np.arange(8) % 2
     changed = images.copy()

@@ -100,7 +100,7 @@ def test_a_set_too_large_for_memory_needs_random_access(tiny):
     with pytest.raises(UserError) as error:
         load(tiny["tfrecord"].replace(memory_gigabytes=1e-6))
 
-    for word in ("--data.memory_gigabytes", "1e-06", "--file_format=array_record"):
+    for word in ("--data.memory_gigabytes", "1e-06", "--data.download=true"):
         assert word in str(error.value)
 
 
@@ -117,12 +117,14 @@ def test_images_of_different_sizes_need_an_image_size(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cifar10", ("--data.download=true", "tfds build cifar10 --data_dir=")),
+        ("cifar10", ("--data.download=true", "not in", "docs/data.md")),
         ("digitz", ('Did you mean "digits"?', "folder:PATH")),
         ("cifar_10", ("name=cifar_10", 'Did you mean "cifar10')),
         ("foldr:somewhere", ('Did you mean "folder"?',)),
         ("coco", ("one class label each", "objects")),
-        ("cifar10/absent", ("configuration", "absent")),
+        ("cifar10/absent", ("configuration", "(BuilderConfig absent not found")),
+        ("CIFAR10", ('Did you mean "cifar10"?',)),
+        ("cityscapes", ("segmentation and depth cannot be read yet",)),
     ],
 )
 def test_wrong_names_are_answered_with_the_way_out(tmp_path, name, words):
@@ -131,6 +133,43 @@ def test_wrong_names_are_answered_with_the_way_out(tmp_path, name, words):
 
     for word in ("--data.name", f"name={name}", *words):
         assert word in str(error.value)
+
+
+def test_a_missing_image_size_is_found_before_the_set_is_prepared(tmp_path):
+    config = DataConfig(name="imagenet2012", dir=str(tmp_path), download=True)
+
+    with pytest.raises(UserError, match="--data.image_size.*image_size=None"):
+        load(config)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_named_as_if_it_were_a_set_is_answered_with_its_prefix(tmp_path):
+    (tmp_path / "tiny_imagenet").mkdir()
+    np.savez(tmp_path / "arrays.npz")
+
+    for name, folder, hint in (
+        ("tiny_imagenet", tmp_path, f"folder:{tmp_path / 'tiny_imagenet'}"),
+        (str(tmp_path / "tiny_imagenet"), None, f"folder:{tmp_path / 'tiny_imagenet'}"),
+        (str(tmp_path / "arrays.npz"), None, f"npz:{tmp_path / 'arrays.npz'}"),
+    ):
+        with pytest.raises(UserError, match=f"--data.name={hint}"):
+            load(DataConfig(name=name, dir=folder and str(folder)))
+
+
+def test_a_folder_inside_a_set_is_answered_with_the_one_above(tmp_path):
+    inside = tmp_path / "cifar10" / "3.0.2"
+    inside.mkdir(parents=True)
+
+    with pytest.raises(UserError, match=f"Did you mean --data.dir={tmp_path}\\?"):
+        load(DataConfig(name="cifar10", dir=str(inside)))
+
+
+def test_a_missing_set_is_one_message_and_no_warning(tmp_path, caplog):
+    with pytest.raises(UserError):
+        load(DataConfig(name="cifar10", dir=str(tmp_path)))
+
+    assert caplog.text == ""
 
 
 @pytest.mark.data
