@@ -2,7 +2,8 @@
 
 Every contender runs once per round, in an order that rotates, and a ratio is formed
 within each round before the median over rounds is taken: what slows a whole round down
-cancels.
+cancels. Every second round runs backwards: rotation alone would leave each contender
+behind the same other one, and what that one leaves behind would not cancel.
 """
 
 import argparse
@@ -94,7 +95,8 @@ def interleave(
     for index in range(rounds):
         first = index % len(names)
         gc.collect()
-        for name in names[first:] + names[:first]:
+        order = names[first:] + names[:first]
+        for name in reversed(order) if index % 2 else order:
             seconds[name].append(timed(contenders[name]))
         progress.advance()
     return seconds

@@ -42,10 +42,14 @@ PASSES = ("update", "attack", "dependence")
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """An experiment and the shape of its images."""
+    """An experiment, the shape of its images, and steps per timing.
+
+    Short steps need many: a timing should last about a second.
+    """
 
     experiment: ExperimentConfig
     image_shape: tuple[int, int, int]
+    repeats: int = 1
 
 
 def vit_setup() -> Setup:
@@ -57,12 +61,13 @@ def vit_setup() -> Setup:
             pretrain=PretrainConfig(batch_size=128),
         ),
         (32, 32, 3),
+        repeats=4,
     )
 
 
 def digits_setup() -> Setup:
     """Returns what configs/mimir.flags trains."""
-    return Setup(parse([f"--flagfile={FLAGFILE}"]).config, (8, 8, 3))
+    return Setup(parse([f"--flagfile={FLAGFILE}"]).config, (8, 8, 3), 40)
 
 
 SETUPS = {"vit": vit_setup, "digits": digits_setup}
@@ -78,7 +83,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
         "--batch", type=int, help="images per step; without it, that of the setup"
     )
     parser.add_argument(
-        "--repeats", type=int, default=5, help="steps per timing, for short steps"
+        "--repeats", type=int, help="steps per timing; without it, that of the setup"
     )
     return parser.parse_args(argv)
 
@@ -224,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in chosen.setups:
         setup = SETUPS[name]()
         size = chosen.batch or setup.experiment.pretrain.batch_size
-        result = compare(setup, size, chosen.rounds, chosen.repeats, name)
+        repeats = chosen.repeats or setup.repeats
+        result = compare(setup, size, chosen.rounds, repeats, name)
         spreads = {
             key: _measure.spread(values) for key, values in summary(result).items()
         }

@@ -38,13 +38,13 @@ def read(folder, name):
     return json.loads((folder / f"{name}.json").read_text("utf-8"))
 
 
-def test_every_contender_runs_once_per_round_in_a_rotating_order():
+def test_every_contender_runs_once_per_round_among_changing_neighbours():
     calls = []
     contenders = {name: lambda name=name: calls.append(name) for name in "abc"}
 
     seconds = _measure.interleave(contenders, 3, "test")
 
-    assert "".join(calls) == "abc" + "bca" + "cab"
+    assert "".join(calls) == "abc" + "acb" + "cab"
     assert {name: len(values) for name, values in seconds.items()} == {
         "a": 3,
         "b": 3,
@@ -223,9 +223,21 @@ def test_memory_passes_and_frees_victims(tmp_path):
     assert code == 0
     found = read(tmp_path, "memory")["ways"]
     assert list(found) == list(memory.WAYS)
+    assert found["built"]["past_victims"] == 2
     assert found["victims"]["past_victims"] == 2
     assert found["victims"]["alive_victims"] == 0
     assert all(len(way["resident"]) == 4 for way in found.values())
+
+
+def test_new_victims_are_judged_beyond_what_building_them_costs():
+    built, victims = {"slope": 0.12}, {"slope": 0.15}
+
+    together = {"built": built, "victims": victims}
+
+    assert memory.excess("victims", together) == pytest.approx(0.03)
+    # Without the control nothing may be subtracted, and others never get it.
+    assert memory.excess("victims", {"victims": victims}) == 0.15
+    assert memory.excess("same", together | {"same": {"slope": 0.2}}) == 0.2
 
 
 def test_memory_fails_above_the_limit(tmp_path, monkeypatch):
