@@ -34,6 +34,19 @@ class NormBall:
         """
         raise NotImplementedError
 
+    def room(self, images: tf.Tensor, epsilon: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Returns what `confine` needs to know of images float32 [B, H, W, C].
+
+        All of it has leading B. A search computes it once, outside its loop.
+        """
+        return images, epsilon
+
+    def confine(self, adversarial: tf.Tensor, room) -> tf.Tensor:
+        """Returns images float32 [B, H, W, C] moved into the ball and into [0, 1]."""
+        images, epsilon = room
+        change = self.project(adversarial - images, epsilon, -images, 1.0 - images)
+        return tf.clip_by_value(images + change, 0.0, 1.0)
+
     def sample(self, keys: tf.Tensor, shape, epsilon: tf.Tensor) -> tf.Tensor:
         """Returns perturbations drawn uniformly from the ball, float32 [B, *shape].
 
@@ -70,6 +83,13 @@ class LinfBall(NormBall):
         radius = per_example(epsilon, perturbation)
         low, high = tf.maximum(-radius, lower), tf.minimum(radius, upper)
         return tf.clip_by_value(perturbation, low, high)
+
+    def room(self, images, epsilon):
+        radius = per_example(epsilon, images)
+        return tf.maximum(images - radius, 0.0), tf.minimum(images + radius, 1.0)
+
+    def confine(self, adversarial, room):
+        return tf.clip_by_value(adversarial, *room)
 
     def sample(self, keys, shape, epsilon):
         draw = uniform(keys, shape, -1.0, 1.0)

@@ -186,8 +186,7 @@ class Attack(tf.keras.layers.Layer):
 
     def _legal(self, images, adversarial, epsilon):
         """Returns `adversarial` moved into the ball around `images` and into [0, 1]."""
-        change = self.ball.project(adversarial - images, epsilon, -images, 1.0 - images)
-        moved = tf.clip_by_value(images + change, 0.0, 1.0)
+        moved = self.ball.confine(adversarial, self.ball.room(images, epsilon))
         return tf.where(per_example(epsilon > 0, images), moved, images)
 
     @tf.autograph.experimental.do_not_convert

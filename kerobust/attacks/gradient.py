@@ -73,13 +73,14 @@ class PGD(Attack):
         if self.stop_when_fooled:
             given = (targets, objective, epsilon, step_size)
             return self._search_standing(images, start, *given)
+        length, room = per_example(step_size, images), self.ball.room(images, epsilon)
 
         def step(index, adversarial, memory, best):
             gradient, here = self._gradient(index, adversarial, targets, objective)
             if self.keep == "best":
                 best = best.or_better(here)
             memory = self._accumulate(gradient, memory)
-            moved = self._move(images, adversarial, memory, epsilon, step_size)
+            moved = self._move(adversarial, memory, length, room)
             return index + 1, moved, memory, best
 
         best = Candidate.worst(start) if self.keep == "best" else ()
@@ -97,6 +98,7 @@ class PGD(Attack):
 
     def _search_standing(self, images, start, targets, objective, epsilon, step_size):
         """Returns what `_search` does, from steps on what is not fooled yet."""
+        length, room = per_example(step_size, images), self.ball.room(images, epsilon)
 
         def at(rows, nest):
             return tf.nest.map_structure(lambda each: tf.gather(each, rows), nest)
@@ -109,8 +111,7 @@ class PGD(Attack):
             kept = at(standing, (rows, adversarial, gradient, memory))
             rows, adversarial, gradient, memory = kept
             memory = self._accumulate(gradient, memory)
-            around, radius, length = at(rows, (images, epsilon, step_size))
-            moved = self._move(around, adversarial, memory, radius, length)
+            moved = self._move(adversarial, memory, *at(rows, (length, room)))
             return index + 1, rows, moved, memory, best
 
         def unfinished(index, rows, *_):
@@ -136,13 +137,12 @@ class PGD(Attack):
 
         return tf.cond(tf.size(rows) > 0, judge, lambda: best)
 
-    def _move(self, images, adversarial, memory, epsilon, step_size):
+    def _move(self, adversarial, memory, length, room):
         """Returns the images one step along `memory`, inside the ball."""
         direction = self.ball.ascent_direction(
             memory, lower=-adversarial, upper=1.0 - adversarial
         )
-        length = per_example(step_size, images)
-        return self._legal(images, adversarial + length * direction, epsilon)
+        return self.ball.confine(adversarial + length * direction, room)
 
     def _gradient(self, index, adversarial, targets, objective):
         """Returns the gradient of each example's value, and the judged candidate."""
