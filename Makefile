@@ -32,8 +32,11 @@ benchmarks: $(READY) ## Run every script of benchmarks/ except the experiments.
 		echo "benchmarks.$$name"; $(PYTHON) -m benchmarks.$$name; \
 	done
 
-experiments: $(READY) ## Reproduce the numbers of docs/results.md.
+experiments: $(READY) ## Reproduce docs/results.md; DATA_DIR=DIR adds CIFAR-10.
 	$(PYTHON) -m benchmarks.experiments
+ifdef DATA_DIR
+	$(PYTHON) -m benchmarks.experiments cifar10 --data.dir=$(DATA_DIR)
+endif
 
 clean: ## Remove .venv and every cache; keep runs/.
 	rm -rf $(VENV) build dist *.egg-info

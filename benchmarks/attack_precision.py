@@ -114,6 +114,9 @@ def row(bundle: pathlib.Path, experiment: ExperimentConfig, result: dict) -> dic
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints the table and writes the JSON file."""
     chosen, extra = options(argv)
+    if chosen.bundles == [DEFAULT] and not DEFAULT.exists():
+        print(f"Skipped: there is no {DEFAULT}. Train it with make quickstart.")
+        return 0
     about = _measure.machine()
     results, lines = {}, []
     for bundle in chosen.bundles:

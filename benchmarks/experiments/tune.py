@@ -76,16 +76,22 @@ CIFAR10 = Search(
     batch_size=64,
     candidates=(("5e-4", "1.0"), ("1e-3", "1.0"), ("2e-3", "1.0")),
     flags=(
+        "--model.width=128",
         "--model.depth=2",
+        "--finetune.drop_path=0.1",
         "--finetune.epochs=3",
         "--finetune.warmup_epochs=0.5",
         "--evaluate.steps=10",
         "--evaluate.restarts=1",
         "--evaluate.limit=1000",
     ),
-    about="1,000 validation images; 2 blocks instead of 6, 2 epochs of pretraining and "
-    "3 of fine-tuning, so that the search fits a quarter of an hour.",
-    chosen="",
+    about="1,000 validation images. So that the search fits a quarter of an hour, the "
+    "network is 128 wide with 2 blocks (the recipe: 96 wide with 4), pretrained for 2 "
+    "epochs and fine-tuned for 3, with drop path 0.1; PGD has 10 steps. The rate of "
+    "pretraining, batch sizes, mask ratio and penalty were not searched.",
+    chosen="Chosen for every arm: peak rate 1e-3, no layer decay. The standard error "
+    "is about 1.2 points: between the rates there is no difference beyond chance, in "
+    "either arm.",
 )
 SEARCHES = {"digits": DIGITS, "cifar10": CIFAR10}
 

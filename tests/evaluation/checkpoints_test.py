@@ -23,6 +23,7 @@ NETWORKS = {
 }
 BATCH = 250
 VIT_ATTACK = PGD(steps=20, random_start=False)
+HALF_ATTACK = PGD(steps=20, random_start=False, precision="bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,24 @@ def test_pgd_leaves_transformers_the_measured_accuracy(
 
     adversarial = attacked(
         network, images, labels, VIT_ATTACK, epsilon=epsilon, step_size=epsilon / 4
+    )
+
+    # Half a point of 1,000 images.
+    assert correct(network, adversarial, labels) == pytest.approx(10 * measured, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon", "measured"),
+    [("vit_pgd", 2 / 255, 48.5), ("vit_ibp", 1 / 255, 52.4)],
+)
+def test_pgd_in_bfloat16_is_as_strong_on_trained_transformers(
+    networks, name, epsilon, measured, examples
+):
+    images, labels = (part[:1000] for part in examples)
+    network = networks(name)
+
+    adversarial = attacked(
+        network, images, labels, HALF_ATTACK, epsilon=epsilon, step_size=epsilon / 4
     )
 
     # Half a point of 1,000 images.
