@@ -24,7 +24,8 @@ import numpy as np
 import tensorflow as tf
 from tabulate import tabulate
 
-ROOT = pathlib.Path(__file__).parents[1]
+from benchmarks._pages import ROOT, replace_section
+
 FOLDER = ROOT / "runs" / "benchmarks"
 _PACKAGES = ("tensorflow", "keras", "numpy")
 _SETTINGS = re.compile("^(TF|OMP|XLA|CUDA|KMP)_")
@@ -47,6 +48,11 @@ def parser(about: str, rounds: int | None = 7) -> argparse.ArgumentParser:
         result.add_argument(
             "--rounds", type=int, default=rounds, help="rounds of all contenders"
         )
+    result.add_argument(
+        "--document",
+        action="store_true",
+        help="rewrite a section of docs/benchmarks.md",
+    )
     result.add_argument(
         "--output", type=pathlib.Path, default=FOLDER, help="folder of the JSON file"
     )
@@ -159,6 +165,15 @@ def machine(packages: Sequence[str] = ()) -> dict:
     }
 
 
+def place() -> str:
+    """Returns processor, cores and memory in a few words."""
+    about = machine()
+    return (
+        f"{about['processor']}, {about['cores']} cores, {about['gpus']} GPUs, "
+        f"{about['memory']}"
+    )
+
+
 def commit() -> str:
     """Returns the commit of the checkout, marked if files differ from it."""
     try:
@@ -194,6 +209,34 @@ def write(name: str, folder: pathlib.Path, about: dict, results: dict) -> pathli
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def report(
+    name: str,
+    chosen: argparse.Namespace,
+    about: dict,
+    sentence: str,
+    rows: Iterable[Mapping[str, str]],
+    results: dict,
+) -> None:
+    """Prints what was measured, writes the JSON file and, if asked, the page.
+
+    Args:
+        name: Name of the script.
+        chosen: Settings of the command line, with those of `parser`.
+        about: What `machine` returned before the measurements.
+        sentence: What the numbers mean.
+        rows: Rows of the table.
+        results: For the JSON file.
+    """
+    text = f"{headline(about)}\n\n{sentence}\n\n{table(rows)}"
+    print(f"\n{text}")
+    print(f"Raw rounds: {write(name, chosen.output, about, results)}")
+    if chosen.document:
+        command = " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]])
+        date = datetime.date.today().isoformat()
+        text = f"Command: `{command}`, {date}.\n\n{text}"
+        replace_section(ROOT / "docs" / "benchmarks.md", name, text)
 
 
 def headline(about: dict) -> str:

@@ -153,16 +153,13 @@ def main(argv: list[str] | None = None) -> int:
         results[name] = result | {"summary": _spreads(result)}
         lines += rows(f"{name}, {steps} steps", result)
         unfair += [f"{name}: {text}" for text in complaints(result)]
-    print(f"\n{_measure.headline(about)}")
-    print(
+    sentence = (
         f"linf PGD, epsilon 8/255, step 2/255, random start, batch {chosen.batch}; "
-        "untrained: speed only. Median and quartiles of the rounds.\nLoss: mean "
-        "cross-entropy after the attack; in the row of the bound, of clean images.\n"
+        "untrained: speed only. Median and quartiles of the rounds. Loss: mean "
+        "cross-entropy after the attack; in the row of the bound, of clean images."
     )
-    print(_measure.table(lines))
+    _measure.report(NAME, chosen, about, sentence, lines, {"networks": results})
     print(*unfair, sep="\n")
-    path = _measure.write(NAME, chosen.output, about, {"networks": results})
-    print(f"Raw rounds: {path}")
     return 1 if unfair else 0
 
 

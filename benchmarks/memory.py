@@ -203,12 +203,11 @@ def main(argv: list[str] | None = None) -> int:
         caller = Caller(chosen.batch, chosen.steps, chosen.victim_calls)
         results[way] = measure(way, caller, chosen.calls, chosen.settled)
         print(f"{way}: {results[way]['slope']:.4f} MB per call", flush=True)
-    print(f"\n{_measure.headline(about)}")
-    print(
+    sentence = (
         f"PGD-{chosen.steps} on the convnet, batch {chosen.batch}, {chosen.calls} "
-        f"calls, line from call {chosen.settled}, limit {chosen.limit:g} MB per call.\n"
+        f"calls, line from call {chosen.settled}, limit {chosen.limit:g} MB per call."
     )
-    print(_measure.table(rows(results, chosen.limit)))
+    lines = rows(results, chosen.limit)
     settings = {
         "calls": chosen.calls,
         "settled": chosen.settled,
@@ -218,8 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         "limit": chosen.limit,
     }
     content = {"settings": settings, "ways": results}
-    path = _measure.write(NAME, chosen.output, about, content)
-    print(f"Raw values: {path}")
+    _measure.report(NAME, chosen, about, sentence, lines, content)
     verdicts = {verdict(way, results, chosen.limit) for way in results}
     return 1 if "LEAK" in verdicts else 0
 

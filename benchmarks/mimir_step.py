@@ -236,12 +236,11 @@ def main(argv: list[str] | None = None) -> int:
         }
         results[name] = result | {"summary": spreads}
         lines += rows(name, result)
-    print(f"\n{_measure.headline(about)}")
-    print("Milliseconds per step; predicted = (update + attack + dependence) / update.")
-    print("Untrained networks. Median and quartiles of the rounds.\n")
-    print(_measure.table(lines))
-    path = _measure.write(NAME, chosen.output, about, {"setups": results})
-    print(f"Raw rounds: {path}")
+    sentence = (
+        "Milliseconds per step; predicted = (update + attack + dependence) / update. "
+        "Untrained networks. Median and quartiles of the rounds."
+    )
+    _measure.report(NAME, chosen, about, sentence, lines, {"setups": results})
     return 0
 
 

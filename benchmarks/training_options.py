@@ -123,11 +123,8 @@ def main(argv: list[str] | None = None) -> int:
         result = compare(SETUPS[name](), chosen.steps, chosen.rounds, name)
         results[name] = result
         lines += rows(name, result)
-    print(f"\n{_measure.headline(about)}")
-    print("MIMIR pretraining steps. Median and quartiles of the rounds.\n")
-    print(_measure.table(lines))
-    path = _measure.write(NAME, chosen.output, about, {"setups": results})
-    print(f"Raw rounds: {path}")
+    sentence = "MIMIR pretraining steps. Median and quartiles of the rounds."
+    _measure.report(NAME, chosen, about, sentence, lines, {"setups": results})
     return 0
 
 

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from benchmarks import _pages
 from benchmarks.experiments import results, running, tune
 from benchmarks.experiments.tables import MAIN, TABLES
 from kerobust import flags
@@ -31,11 +32,13 @@ def command(monkeypatch):
 def test_a_finished_command_is_not_started_again(command, tmp_path):
     calls = command("true")
 
-    for _ in range(2):
-        running.run(tmp_path / "arm", "configs/mimir.flags", "pretrain", "--run.seed=1")
-    running.run(tmp_path / "arm", "configs/mimir.flags", "pretrain", "--run.seed=2")
+    # One limit, the same again, another one, and the first again, whose results the
+    # one in between has replaced.
+    for limit in (1, 1, 2, 1):
+        flags = ("evaluate", f"--evaluate.limit={limit}")
+        running.run(tmp_path / "arm", "configs/mimir.flags", *flags)
 
-    assert len(calls) == 2
+    assert len(calls) == 3
     cost = running.usage([tmp_path / "arm", tmp_path / "absent"])
     assert cost["seconds"] > 0 and cost["peak_megabytes"] > 0
 
@@ -55,8 +58,8 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# One\n\nfirst\n\n## Part\n\nold\n\n# Two\n\nsecond\n")
 
-    running.replace_section(page, "One", "new\n\n## Part\n\nmore\n")
-    running.replace_section(page, "Three", "third")
+    _pages.replace_section(page, "One", "new\n\n## Part\n\nmore\n")
+    _pages.replace_section(page, "Three", "third")
 
     assert page.read_text() == (
         "# One\n\nnew\n\n## Part\n\nmore\n\n# Two\n\nsecond\n\n# Three\n\nthird\n"
@@ -123,6 +126,7 @@ def test_rows_hold_means_and_differences_of_all_seeds():
     ]
 
     mean = results._mean_row(MAIN, seeds)
+    one = results._mean_row(MAIN, seeds[:1])
     paired = results._paired_row("other", seeds)
 
     # 75 and 100 %: mean 87.5, sample deviation 25 / sqrt(2); 50 and 50 % worst case.
@@ -131,6 +135,7 @@ def test_rows_hold_means_and_differences_of_all_seeds():
         "natural %": "87.5 ± 17.7",
         "worst case %": "50.0 ± 0.0",
     }
+    assert one == {"arm": MAIN, "natural %": "75.0", "worst case %": "50.0"}
     assert paired["natural: difference, points"].startswith("-12.5 [")
     assert paired["worst case: difference, points"].startswith("+50.0 [")
     # Four images to none: 2 / 2^4 in the exact test.

@@ -6,8 +6,8 @@ Flags that are not listed here go to `kerobust.train`, such as --data.dir=DIR.
 """
 
 import argparse
-import platform
 
+from benchmarks import _measure
 from benchmarks.experiments.results import write
 from benchmarks.experiments.tables import TABLES
 
@@ -27,7 +27,7 @@ def main() -> None:
         seeds = range(options.seeds or table.seeds)
         for seed in seeds if not options.report_only else ():
             table.run(seed, extra)
-        write(table, seeds, machine=f"{platform.machine()}, 2 CPU cores, no GPU")
+        write(table, seeds, _measure.place(), extra)
 
 
 if __name__ == "__main__":

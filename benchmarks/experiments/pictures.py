@@ -7,7 +7,8 @@ import pathlib
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.experiments.running import ROOT, RUNS
+from benchmarks._pages import ROOT
+from benchmarks.experiments.running import RUNS
 from benchmarks.experiments.tables import Table
 from kerobust.evaluation.state import write_atomically
 

@@ -3,8 +3,9 @@
 import numpy as np
 from tabulate import tabulate
 
+from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.pictures import draw
-from benchmarks.experiments.running import ROOT, replace_section, usage
+from benchmarks.experiments.running import usage
 from benchmarks.experiments.tables import MAIN, Table
 from kerobust.evaluation.metrics import mcnemar, paired_bootstrap, wilson
 
@@ -14,18 +15,19 @@ def flags(result: dict, kind: str) -> np.ndarray:
     return np.asarray(result["examples"][kind], bool)
 
 
-def write(table: Table, seeds: range, machine: str) -> None:
+def write(table: Table, seeds: range, machine: str, extra: list[str]) -> None:
     """Rewrites the section of one table.
 
     Args:
         table: The table.
         seeds: Which seeds it shows.
         machine: Description of the machine.
+        extra: Flags that were added to every run.
     """
     found = [table.results(seed) for seed in seeds]
     arms = list(found[0])
     parts = [
-        _setting(table, found, machine, usage(table.workdirs(seeds))),
+        _setting(table, found, f"{machine}; {_spent(table, seeds)}", extra),
         "## Accuracy, mean over seeds",
         _table(_mean_row(arm, found) for arm in arms),
         table.beside,
@@ -45,20 +47,24 @@ def write(table: Table, seeds: range, machine: str) -> None:
     replace_section(ROOT / "docs" / "results.md", table.title, "\n\n".join(parts))
 
 
-def _setting(table: Table, found: list[dict], machine: str, cost: dict) -> str:
+def _spent(table: Table, seeds: range) -> str:
+    cost = usage(table.workdirs(seeds))
+    if not cost:
+        return "time and memory were not recorded"
+    return (
+        f"{cost['seconds'] / 60:.0f} minutes recorded, at most "
+        f"{cost['peak_megabytes'] / 1000:.1f} GB of memory, {cost['date']}"
+    )
+
+
+def _setting(table: Table, found: list[dict], machine: str, extra: list[str]) -> str:
     result = found[0][MAIN]
     threat, attacks = result["threat"], ", ".join(result["robust"])
-    spent = "time and memory were not recorded"
-    if cost:
-        spent = (
-            f"{cost['seconds'] / 60:.0f} minutes in all, at most "
-            f"{cost['peak_megabytes'] / 1000:.1f} GB of memory, {cost['date']}"
-        )
+    command = " ".join(["python -m benchmarks.experiments", table.name, *extra])
     varied = "weights, data order"
     varied += " and the choice of labels" if table.labels_follow_seed else ""
     return (
-        f"Command: `python -m benchmarks.experiments {table.name}`. Machine: "
-        f"{machine}; {spent}. Seeds: {len(found)} ({varied}). "
+        f"Command: `{command}`. Machine: {machine}. Seeds: {len(found)} ({varied}). "
         f"{result['natural']['total']} test images, {threat['norm']}, epsilon "
         f"{threat['epsilon']:.4g}; worst case per image over {attacks} "
         f"({result['settings']['steps']} steps, {result['settings']['restarts']} "
@@ -77,8 +83,9 @@ def _mean_row(arm: str, seeds: list[dict]) -> dict:
     row = {"arm": arm}
     for kind, title in (("clean", "natural %"), ("worst", "worst case %")):
         values = [100 * flags(seed[arm], kind).mean() for seed in seeds]
-        spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
-        row[title] = f"{np.mean(values):.1f} ± {spread:.1f}"
+        row[title] = f"{np.mean(values):.1f}"
+        if len(values) > 1:
+            row[title] += f" ± {np.std(values, ddof=1):.1f}"
     return row
 
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).parents[2]
+from benchmarks._pages import ROOT
+
 RUNS = ROOT / "runs" / "experiments"
 _USAGE = "usage.jsonl"  # One line per start of the command.
 
@@ -32,12 +33,17 @@ def run(workdir: pathlib.Path, flagfile: str, stages: str, *flags: str) -> pathl
     usage = workdir / _USAGE
     if usage.exists():
         ends = [json.loads(line) for line in usage.read_text().splitlines()]
-        if any(end["code"] == 0 and end["arguments"] == arguments for end in ends):
+        if ends[-1]["code"] == 0 and ends[-1]["arguments"] == arguments:
             return workdir
     print("python " + " ".join(arguments), flush=True)
     started = time.perf_counter()
     child = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
-    _, status, used = os.wait4(child.pid, 0)
+    interrupted = False
+    try:
+        _, status, used = os.wait4(child.pid, 0)
+    except KeyboardInterrupt:  # The child got it too and is saving.
+        interrupted = True
+        _, status, used = os.wait4(child.pid, 0)
     code = child.returncode = os.waitstatus_to_exitcode(status)
     workdir.mkdir(parents=True, exist_ok=True)
     end = {
@@ -49,6 +55,8 @@ def run(workdir: pathlib.Path, flagfile: str, stages: str, *flags: str) -> pathl
     }
     with usage.open("a") as lines:
         lines.write(json.dumps(end) + "\n")
+    if interrupted:
+        raise KeyboardInterrupt
     if code:
         raise subprocess.CalledProcessError(code, arguments)
     return workdir
@@ -72,16 +80,3 @@ def usage(workdirs: list[pathlib.Path]) -> dict:
         "peak_megabytes": max(end["peak_megabytes"] for end in ends),
         "date": max(end["date"] for end in ends),
     }
-
-
-def replace_section(path: pathlib.Path, title: str, text: str) -> None:
-    """Writes `text` as the section `# title` of a page; other sections stay."""
-    sections = {}
-    if path.exists():
-        for part in ("\n" + path.read_text()).split("\n# ")[1:]:
-            name, _, body = part.partition("\n")
-            sections[name] = body.strip()
-    sections[title] = text.strip()
-    path.write_text(
-        "\n\n".join(f"# {name}\n\n{body}" for name, body in sections.items()) + "\n"
-    )

@@ -118,8 +118,8 @@ TABLES = {
         "robust %, 8/255): ViT-S 88.1 / 56.6 under PGD-20 and 53.2 under AutoAttack; "
         "ViT-T 84.8 / 53.0 and ViT-B 89.3 / 54.6 under AutoAttack, after 800 epochs of "
         "pretraining and 100 epochs of PGD-10 on all 50,000 labels on four GPUs. The "
-        "numbers here come from a few minutes on two cores, a tenth of the network, a "
-        "fifth of the labels and one-step training: they compare the arms with each "
-        "other, not with the paper.",
+        "numbers here come from minutes on two cores, a network with a twelfth of the "
+        "weights of ViT-T, a fifth of the labels and one-step training: they compare "
+        "the arms with each other, not with the paper.",
     ),
 }

@@ -54,7 +54,7 @@ class Attack(tf.keras.layers.Layer):
             returned as they are; for evaluation. Costs one forward.
         precision: Of the victim in the search: "float32", or "bfloat16", faster on CPUs
             that have it (see `kerobust.attacks.precision`) and somewhat weaker. Images
-            stay float32, and what is said about the result is computed in float32.
+            stay float32; restarts are compared, and the result is judged, in float32.
         seed: int: without `keys`, row i gets the same noise in every call; None: fresh
             noise from TensorFlow's global generator.
         **kwargs: Keras' `name` and `trainable`.
@@ -255,8 +255,6 @@ class Attack(tf.keras.layers.Layer):
         given = (targets, objective, epsilon, step_size, keys)
         found = self._best_search(images, *given)
         found = found._replace(images=self._legal(images, found.images, epsilon))
-        if self.precision != "float32":
-            found = found._replace(values=None, fooled=None)
         if return_info:
             found = found.assessed(objective, targets)
         if self.skip_misclassified:
@@ -280,7 +278,10 @@ class Attack(tf.keras.layers.Layer):
                 noise = self.ball.sample(restart_keys, images.shape[1:], epsilon)
                 start = self._legal(images, images + noise, epsilon)
             given = (targets, objective, epsilon, step_size, restart_keys)
-            return self._search(images, start, *given)
+            found = self._search(images, start, *given)
+            if self.precision != "float32":  # What it says of itself is not exact.
+                found = found._replace(values=None, fooled=None)
+            return found
 
         def step(restart, best):
             return restart + 1, best.or_better(

@@ -20,8 +20,8 @@ class PGD(Attack):
         steps: Number of gradient steps, at least 1.
         random_start: Whether the search starts at a random point of the ball.
         stop_when_fooled: Whether an example leaves the search, and the batch, as soon
-            as it fools the victim: same success, smaller loss, less work. For
-            evaluation; sets keep="best" and needs precision="float32".
+            as it fools the victim: the same success up to rounding, smaller loss, less
+            work. For evaluation; sets keep="best" and needs precision="float32".
         **kwargs: See `Attack`. `step_size` None = min(2.5 epsilon / steps, epsilon).
 
     Raises:
@@ -152,6 +152,8 @@ class PGD(Attack):
 
         found = in_precision(self.precision, differentiate, adversarial, targets)
         gradient, values, fooled = found
+        if self.precision != "float32":  # Success is believed in float32 only.
+            fooled = tf.zeros_like(fooled)
         here = Candidate.after(adversarial, index)
         return gradient, here._replace(values=values, fooled=fooled)
 
@@ -180,7 +182,7 @@ class FGSM(PGD):
 
     def get_config(self):
         config = super().get_config()
-        del config["steps"], config["stop_when_fooled"]
+        del config["steps"]
         return config
 
     def _default_step_size(self, epsilon):

@@ -17,8 +17,8 @@ def in_precision(precision: str, function: Callable, *arguments):
     "bfloat16" runs the function as a graph of its own under TensorFlow's automatic
     mixed precision for CPUs: matrix products and convolutions, and what lies between
     them, in bfloat16; reductions such as softmax and normalisation statistics in
-    float32. Arguments and results keep their types. CPUs without bfloat16 instructions
-    and GPUs compute in float32.
+    float32. Arguments and results keep their types. It is slow on CPUs without bfloat16
+    instructions; what runs on a GPU stays float32.
 
     Args:
         precision: One of `PRECISIONS`.
@@ -34,7 +34,7 @@ def in_precision(precision: str, function: Callable, *arguments):
     here = context.context()
     usual = here.function_call_options
     config = config_pb2.ConfigProto()
-    config.CopyFrom(here.config)
+    config.ParseFromString(usual.config_proto_serialized)
     rewrites = config.graph_options.rewrite_options
     rewrites.auto_mixed_precision_onednn_bfloat16 = (
         rewriter_config_pb2.RewriterConfig.ON

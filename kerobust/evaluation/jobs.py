@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kerobust.attacks import ATTACKS, Attack, AttackConfig
+from kerobust.attacks import ATTACKS, PGD, Attack, AttackConfig
 from kerobust.attacks.objectives import infer
 from kerobust.config import UserError
 from kerobust.randomness import example_keys, fold_in
@@ -85,7 +85,9 @@ def make_attacks(threat: AttackConfig, config) -> dict[str, Attack]:
     for name in {*config.attacks, "pgd"}:
         options: dict[str, Any] = {"norm": threat.norm, "keep": "best"}
         if name not in _ONE_STEP:
-            options |= {"steps": config.steps, "stop_when_fooled": True}
+            options["steps"] = config.steps
+        if issubclass(ATTACKS[name], PGD):
+            options["stop_when_fooled"] = True
         attacks[name] = ATTACKS[name](threat.epsilon, **options)
     return attacks
 

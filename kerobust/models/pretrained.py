@@ -49,6 +49,10 @@ def load_torch_resnet(model: ResNet | Classifier, path: str | os.PathLike) -> No
     assign_named(weights, values, str(path))
 
 
+# Counts batches for averages that this library does not take.
+_COUNTER = ".num_batches_tracked"
+
+
 def _torch_name(name: str) -> str:
     """Returns PyTorch's name of a variable: `stages/0/2/norm1/gamma` -> `layer1.2...`.
 
@@ -74,7 +78,8 @@ def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
-            return {name: archive[name] for name in archive.files}
+            names = [x for x in archive.files if not x.endswith(_COUNTER)]
+            return {name: archive[name] for name in names}
     # AttributeError: an npy file is a bare array without `files`.
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(

@@ -52,6 +52,8 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
         print(f"{stop}; the same command continues it.", flush=True)
         return STOPPED
     except tf.errors.ResourceExhaustedError as error:
+        if "OOM" not in error.message:  # A full disk, for example.
+            raise
         raise _out_of_memory(experiment, error) from error
 
 
@@ -73,7 +75,7 @@ def _run_stages(experiment: Experiment) -> int:
 def _out_of_memory(experiment: Experiment, error: tf.errors.OpError) -> UserError:
     config, (height, width, _) = experiment.config, experiment.source.image_shape
     patches = (height // config.model.patch_size) * (width // config.model.patch_size)
-    reason = next((x for x in error.message.splitlines() if "OOM" in x), "no memory")
+    reason = next(x for x in error.message.splitlines() if "OOM" in x)
     return UserError(
         "`--pretrain.batch_size`, `--finetune.batch_size` or `--evaluate.batch_size` "
         "needs more memory than the device has. Received: "

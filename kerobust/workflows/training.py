@@ -105,19 +105,21 @@ def read_encoder(folder: pathlib.Path) -> VisionTransformer:
     """Returns the encoder of a bundle.
 
     Raises:
-        UserError: If the folder holds no bundle, or one without an encoder.
+        UserError: If the folder holds no bundle, or one without such an encoder.
     """
     bundle = load_bundle(folder)
-    if isinstance(bundle, VisionTransformer):
-        return bundle
+    found = bundle
     if isinstance(bundle, Classifier):
-        return bundle.encoder
-    if "encoder" not in bundle:
+        found = bundle.encoder
+    elif isinstance(bundle, dict):
+        found = bundle.get("encoder", ", ".join(bundle))
+    if not isinstance(found, VisionTransformer):
         raise UserError(
-            f"`--run.init_from` must hold an encoder. Received: init_from={folder} "
-            f"with {', '.join(bundle)}."
+            "`--run.init_from` must hold an encoder that is a VisionTransformer. "
+            f"Received: init_from={folder} with "
+            f"{found if isinstance(found, str) else type(found).__name__}."
         )
-    return bundle["encoder"]
+    return found
 
 
 def baselines(experiment: Experiment) -> None:

@@ -24,7 +24,11 @@ FULL = {
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 def test_attacks_come_back_from_their_config(name):
     steps = {"steps": 3, "stop_when_fooled": False}
-    extra = {"fgsm": {}, "pgd": steps, "momentum_pgd": {**steps, "decay": 0.5}}
+    extra = {
+        "fgsm": {"stop_when_fooled": False},
+        "pgd": steps,
+        "momentum_pgd": {**steps, "decay": 0.5},
+    }
     attack = ATTACKS[name](**FULL, **extra[name])
 
     packed = tf.keras.saving.serialize_keras_object(attack)

@@ -10,6 +10,8 @@ import tensorflow as tf
 from kerobust import train
 from kerobust.config import UserError
 from kerobust.flags import USER_ERROR
+from kerobust.models import ResNet
+from kerobust.models.bundle import save_bundle
 from kerobust.workflows import running
 
 TINY = (
@@ -178,6 +180,25 @@ def test_running_out_of_memory_names_what_to_lower(tmp_path, capsys, monkeypatch
 
     words = ("--pretrain.batch_size", "32, 32 and", "16 patches", "OOM when allocating")
     assert_refused(outcome, *words, "--model.patch_size")
+
+
+def test_a_full_disk_is_not_called_too_little_memory(tmp_path, monkeypatch):
+    def full(experiment):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(running, "pretrain", full)
+
+    with pytest.raises(tf.errors.ResourceExhaustedError, match="No space left"):
+        train.main(["train", f"--run.workdir={tmp_path / 'run'}", *TINY])
+
+
+def test_only_transformers_can_be_fine_tuned(tmp_path, capsys):
+    save_bundle(ResNet(8), tmp_path / "resnet", {})
+
+    start = f"--run.init_from={tmp_path / 'resnet'}"
+    outcome = run(tmp_path, capsys, "--run.stages=finetune", start)
+
+    assert_refused(outcome, "--run.init_from", "VisionTransformer", "with ResNet")
 
 
 def test_devices_are_made_before_a_bundle_starts_tensorflow(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kerobust.attacks import PGD
+from kerobust.attacks.precision import PRECISIONS
 from kerobust.evaluation.jobs import Victim
 from tests.models.published import cifar10_test, resnet20, vit
 
@@ -22,8 +23,10 @@ NETWORKS = {
     "vit_ibp": lambda folder: vit(folder, "ibp_3_3_8", patch_size=8, depth=3),
 }
 BATCH = 250
-VIT_ATTACK = PGD(steps=20, random_start=False)
-HALF_ATTACK = PGD(steps=20, random_start=False, precision="bfloat16")
+VIT_ATTACKS = {
+    precision: PGD(steps=20, random_start=False, precision=precision)
+    for precision in PRECISIONS
+}
 
 
 @pytest.fixture(scope="module")
@@ -81,42 +84,31 @@ def test_clean_accuracy_is_the_published_one(networks, name, published, examples
 
 
 @pytest.mark.parametrize(
-    ("name", "epsilon", "measured"),
+    ("name", "epsilon", "measured", "precision"),
     [
-        ("vit_pgd", 1 / 255, 55.5),
-        ("vit_pgd", 2 / 255, 48.5),
-        ("vit_pgd", 8 / 255, 12.8),
-        ("vit_ibp", 1 / 255, 52.4),
-        ("vit_ibp", 2 / 255, 43.2),
-        ("vit_ibp", 8 / 255, 4.6),
+        ("vit_pgd", 1 / 255, 55.5, "float32"),
+        ("vit_pgd", 2 / 255, 48.5, "float32"),
+        ("vit_pgd", 8 / 255, 12.8, "float32"),
+        ("vit_ibp", 1 / 255, 52.4, "float32"),
+        ("vit_ibp", 2 / 255, 43.2, "float32"),
+        ("vit_ibp", 8 / 255, 4.6, "float32"),
+        ("vit_pgd", 2 / 255, 48.5, "bfloat16"),
+        ("vit_ibp", 1 / 255, 52.4, "bfloat16"),
     ],
 )
 def test_pgd_leaves_transformers_the_measured_accuracy(
-    networks, name, epsilon, measured, examples
+    networks, name, epsilon, measured, precision, examples
 ):
     images, labels = (part[:1000] for part in examples)
     network = networks(name)
 
     adversarial = attacked(
-        network, images, labels, VIT_ATTACK, epsilon=epsilon, step_size=epsilon / 4
-    )
-
-    # Half a point of 1,000 images.
-    assert correct(network, adversarial, labels) == pytest.approx(10 * measured, abs=5)
-
-
-@pytest.mark.parametrize(
-    ("name", "epsilon", "measured"),
-    [("vit_pgd", 2 / 255, 48.5), ("vit_ibp", 1 / 255, 52.4)],
-)
-def test_pgd_in_bfloat16_is_as_strong_on_trained_transformers(
-    networks, name, epsilon, measured, examples
-):
-    images, labels = (part[:1000] for part in examples)
-    network = networks(name)
-
-    adversarial = attacked(
-        network, images, labels, HALF_ATTACK, epsilon=epsilon, step_size=epsilon / 4
+        network,
+        images,
+        labels,
+        VIT_ATTACKS[precision],
+        epsilon=epsilon,
+        step_size=epsilon / 4,
     )
 
     # Half a point of 1,000 images.
