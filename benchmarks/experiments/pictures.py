@@ -35,8 +35,9 @@ def draw(table: Table) -> str:
         write_atomically(place, _last_picture(path))
         if free:
             shown.append(
-                f"Rows of {arm}: clean, adversarial (where there is an attack), "
-                f"masked, reconstruction.\n\n![{arm}](pictures/{place.name})"
+                f"Rows of {arm}: clean, adversarial and perturbation (where there is "
+                "an attack), masked, reconstruction.\n\n"
+                f"![{arm}](pictures/{place.name})"
             )
     if not free:
         shown.append(

@@ -10,6 +10,7 @@ import tensorflow as tf
 from kerobust import run_folder
 from kerobust.config import UserError
 from kerobust.data.datasets import Split
+from kerobust.data.views import evaluation_batches
 from kerobust.evaluation.evaluator import Evaluator
 from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.report import compare, row, table, write_report
@@ -21,16 +22,22 @@ from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.workflows.preparing import Experiment
 from kerobust.workflows.training import read_encoder
 
+_BATCH = 256  # Images whose features are computed at once.
+
 
 def linear_probe(encoder, split: Split, num_classes: int) -> Classifier:
     """Returns `encoder` with a linear head on the mean of its patch tokens.
 
     The head is the best one for the images of `split`, see `fit_linear`.
     """
-    images, labels = split.arrays()
     probe = Classifier(encoder, ClassifierHead(num_classes, norm=False))
-    features = tf.reduce_mean(encoder(images, training=False).patches, axis=1)
-    probe.head.dense.set_weights(fit_linear(features, labels, num_classes))
+    batches = evaluation_batches(split, _BATCH)
+    parts = [
+        tf.reduce_mean(encoder(batch["images"], training=False).patches, axis=1)
+        for batch in batches
+    ]
+    features = tf.concat(parts, axis=0)[: split.size]
+    probe.head.dense.set_weights(fit_linear(features, split.labels, num_classes))
     return probe
 
 
