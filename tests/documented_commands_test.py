@@ -6,6 +6,7 @@ is quick; any other command must be in `ELSEWHERE`, with the place that runs it.
 """
 
 import contextlib
+import importlib.util
 import io
 import pathlib
 import re
@@ -103,6 +104,24 @@ def test_every_command_of_a_page_is_known_and_parses(page):
     found = [problem(text, "--print_config") for text in commands(page.read_text())]
 
     assert [text for text in found if text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_within_a_line_exists(page):
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+    wrong = []
+    for command in re.findall(r"`((?:make|python -m)\s[^`]*)`", text):
+        first, *rest = command.split()
+        if first == "make":
+            wrong += [word for word in rest if "=" not in word and word not in targets]
+        elif rest[1].startswith("benchmarks."):
+            wrong += [] if importlib.util.find_spec(rest[1]) else [command]
+        else:
+            wrong += [problem(" ".join([first, *rest]), "--print_config")]
+
+    assert [text for text in wrong if text] == []
 
 
 @pytest.mark.parametrize("path", FLAG_FILES, ids=lambda path: path.name)
