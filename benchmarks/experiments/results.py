@@ -28,7 +28,7 @@ def write(table: Table, seeds: range, machine: str, extra: list[str]) -> None:
     arms = list(found[0])
     parts = [
         _setting(table, found, f"{machine}; {_spent(table, seeds)}", extra),
-        "## Accuracy, mean over seeds",
+        "## Accuracy" + (", mean over seeds" if len(found) > 1 else ", one seed"),
         _table(_mean_row(arm, found) for arm in arms),
         table.beside,
         "## Every seed",
