@@ -1,5 +1,6 @@
 """Tests of the devices: one strategy per process, and honest errors."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import tensorflow as tf
 
 from kerobust.config import UserError
 from kerobust.distribute import ensure_logical_cpus, replica_count, strategy
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_one_device_needs_no_mirrors():
@@ -61,3 +64,16 @@ print(len(tf.config.list_logical_devices("CPU")), strategy(3).num_replicas_in_sy
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert done.stdout.strip() == "3 3", done.stderr
+
+
+def test_nobody_else_makes_a_mirrored_strategy():
+    # A second object in one process aborts the collectives of the first: the tests of
+    # one worker would then fail by the order in which they run.
+    makers = [
+        str(path.relative_to(ROOT))
+        for folder in ("kerobust", "tests", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if "Mirrored" + "Strategy(" in path.read_text()
+    ]
+
+    assert makers == ["kerobust/distribute.py"]

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from kerobust.config import UserError
+from kerobust.distribute import strategy
 from kerobust.models import ENCODERS
 from kerobust.models.bundle import CLASSES, load_bundle, read_info, save_bundle
 from kerobust.models.heads import Classifier, ClassifierHead
@@ -204,9 +205,9 @@ def test_weights_of_another_shape_are_listed(tmp_path):
 
 
 def test_bundles_travel_between_precisions_and_strategies(tmp_path):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    devices = strategy(2)
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    with strategy.scope():
+    with devices.scope():
         model = classifier()
     save_bundle(model, tmp_path / "model", {})
     tf.keras.mixed_precision.set_global_policy("float32")

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kerobust.config import UserError
+from kerobust.distribute import strategy
 from kerobust.models import Classifier, ClassifierHead, load_bundle, save_bundle
 from kerobust.models.resnet import ResidualBlock, ResNet
 
@@ -202,12 +203,12 @@ def test_half_precision_tokens_are_float32_and_close(policy):
 
 def test_two_replicas_train_as_one_device_does():
     # Plain batch norm would use, and record, the statistics of half the batch.
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    devices = strategy(2)
+    with devices.scope():
         encoder = ResNet(8)
     single = ResNet(8)
     single.set_weights(encoder.get_weights())
-    halves = strategy.experimental_distribute_values_from_function(
+    halves = devices.experimental_distribute_values_from_function(
         lambda context: tf.constant(
             np.split(IMAGES, 2)[context.replica_id_in_sync_group]
         )
@@ -215,14 +216,14 @@ def test_two_replicas_train_as_one_device_does():
 
     @tf.function
     def run(images):
-        return strategy.run(lambda part: encoder(part, training=True).cls, (images,))
+        return devices.run(lambda part: encoder(part, training=True).cls, (images,))
 
-    found = tf.concat(strategy.experimental_local_results(run(halves)), axis=0)
+    found = tf.concat(devices.experimental_local_results(run(halves)), axis=0)
 
     expected = single(IMAGES, training=True).cls
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(encoder.weights, single.weights, strict=True):
-        for part in strategy.experimental_local_results(ours):
+        for part in devices.experimental_local_results(ours):
             np.testing.assert_allclose(part, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -255,13 +256,13 @@ def test_a_saved_classifier_reloads_exactly(tmp_path, name):
 
 
 def test_a_bundle_written_under_two_replicas_holds_their_statistics(tmp_path):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    devices = strategy(2)
+    with devices.scope():
         encoder = ResNet(8)
     randomise(encoder)
     save_bundle(encoder, tmp_path / "encoder", {})
 
-    with strategy.scope():
+    with devices.scope():
         loaded = load_bundle(tmp_path / "encoder")
 
     for ours, theirs in zip(encoder.weights, loaded.weights, strict=True):

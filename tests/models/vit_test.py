@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kerobust.config import UserError
+from kerobust.distribute import strategy
 from kerobust.models.positions import sincos_2d
 from kerobust.models.vit import VisionTransformer, VitConfig
 from kerobust.patches import patchify
@@ -238,17 +239,17 @@ def test_half_precision_tokens_are_float32_and_close(policy):
 
 
 def test_two_replicas_compute_what_one_device_does():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    devices = strategy(2)
+    with devices.scope():
         encoder = small(train_positions=True)
     single = small(train_positions=True)
     single.set_weights(encoder.get_weights())
 
     @tf.function
     def run(images):
-        return strategy.run(lambda images: encoder(images).cls, (images,))
+        return devices.run(lambda images: encoder(images).cls, (images,))
 
-    for result in strategy.experimental_local_results(run(IMAGES)):
+    for result in devices.experimental_local_results(run(IMAGES)):
         np.testing.assert_allclose(result, single(IMAGES).cls, atol=1e-5)
     assert len(encoder.weights) == len(single.weights)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from kerobust.config import UserError
+from kerobust.distribute import strategy
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.vit import VisionTransformer
 from kerobust.models.weights import assign_weights, copy_encoder_weights, named_weights
@@ -57,14 +57,14 @@ def test_fixed_positions_become_the_start_of_learned_ones():
 
 
 def test_weights_are_copied_into_mirrored_variables():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    devices = strategy(2)
     source = encoder()
-    with strategy.scope():
+    with devices.scope():
         target = encoder()
 
     copy_encoder_weights(source, target)
 
-    for device in strategy.experimental_local_results(target.cls_token):
+    for device in devices.experimental_local_results(target.cls_token):
         np.testing.assert_array_equal(device, source.cls_token)
 
 
