@@ -15,7 +15,6 @@ import os
 import pathlib
 import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ import tensorflow as tf
 from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
+from kerobust.run_folder import git_state
 
 FOLDER = ROOT / "runs" / "benchmarks"
 _PACKAGES = ("tensorflow", "keras", "numpy")
@@ -174,20 +174,6 @@ def place() -> str:
     )
 
 
-def commit() -> str:
-    """Returns the commit of the checkout, marked if files differ from it."""
-    try:
-        found, changed = (
-            subprocess.run(
-                ["git", *command], cwd=ROOT, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found + (" with changes" if changed else "")
-
-
 def write(name: str, folder: pathlib.Path, about: dict, results: dict) -> pathlib.Path:
     """Writes the JSON file of a benchmark and returns its path.
 
@@ -202,7 +188,7 @@ def write(name: str, folder: pathlib.Path, about: dict, results: dict) -> pathli
         "benchmark": name,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
         "arguments": sys.argv[1:],
-        "commit": commit(),
+        "commit": git_state(),
         "machine": about | {"load_after": os.getloadavg()[0]},
         **results,
     }

@@ -61,7 +61,7 @@ def environment(digest: str) -> dict:
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "git": _git_state(),
+        "git": git_state(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
         "devices": [item.name for item in tf.config.list_logical_devices()],
@@ -116,7 +116,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _git_state() -> str:
+def git_state() -> str:
     """Returns the checkout's commit, `-dirty` when it has changes, or `unknown`."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     here = pathlib.Path(__file__).parent

@@ -1,5 +1,7 @@
 """Writes the sections of docs/results.md from the run folders of `make experiments`."""
 
+import json
+
 import numpy as np
 from tabulate import tabulate
 
@@ -48,12 +50,15 @@ def write(table: Table, seeds: range, machine: str, extra: list[str]) -> None:
 
 
 def _spent(table: Table, seeds: range) -> str:
-    cost = usage(table.workdirs(seeds))
+    folders = table.workdirs(seeds)
+    texts = [(folder / "environment.json").read_text() for folder in folders]
+    date = max(json.loads(text)["time"] for text in texts)[:10]
+    cost = usage(folders)
     if not cost:
-        return "time and memory were not recorded"
+        return f"{date}; time and memory were not recorded"
     return (
-        f"{cost['seconds'] / 60:.0f} minutes recorded, at most "
-        f"{cost['peak_megabytes'] / 1000:.1f} GB of memory, {cost['date']}"
+        f"{date}; {cost['seconds'] / 60:.0f} minutes recorded, at most "
+        f"{cost['peak_megabytes'] / 1000:.1f} GB of memory"
     )
 
 

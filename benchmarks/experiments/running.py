@@ -1,6 +1,5 @@
 """Runs one arm of an experiment through the command line that users type."""
 
-import datetime
 import json
 import os
 import pathlib
@@ -49,7 +48,6 @@ def run(workdir: pathlib.Path, flagfile: str, stages: str, *flags: str) -> pathl
     end = {
         "arguments": arguments,
         "code": code,
-        "date": datetime.date.today().isoformat(),
         "seconds": time.perf_counter() - started,
         "peak_megabytes": used.ru_maxrss / 1024,  # Linux counts kilobytes.
     }
@@ -65,7 +63,7 @@ def run(workdir: pathlib.Path, flagfile: str, stages: str, *flags: str) -> pathl
 def usage(workdirs: list[pathlib.Path]) -> dict:
     """Returns what runs cost, as far as recorded, in all starts together.
 
-    "seconds" are added up, "peak_megabytes" is of the largest process, "date" the last.
+    "seconds" are added up, "peak_megabytes" is of the largest process.
     """
     ends = [
         json.loads(line)
@@ -78,5 +76,4 @@ def usage(workdirs: list[pathlib.Path]) -> dict:
     return {
         "seconds": sum(end["seconds"] for end in ends),
         "peak_megabytes": max(end["peak_megabytes"] for end in ends),
-        "date": max(end["date"] for end in ends),
     }

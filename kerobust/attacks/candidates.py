@@ -60,10 +60,6 @@ class Candidate(NamedTuple):
         larger = (self.fooled == other.fooled) & (other.values > self.values)
         return self.unless((other.fooled & ~self.fooled) | larger, other)
 
-    def at(self, rows: tf.Tensor) -> "Candidate":
-        """Returns the candidate of some examples, int32 [M]."""
-        return tf.nest.map_structure(lambda each: tf.gather(each, rows), self)
-
     def replaced(self, rows: tf.Tensor, other: "Candidate") -> "Candidate":
         """Returns the candidate with examples `rows`, int32 [M], from `other` of M."""
         return tf.nest.map_structure(

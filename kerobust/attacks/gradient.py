@@ -106,7 +106,7 @@ class PGD(Attack):
         def step(index, rows, adversarial, memory, best):
             own = at(rows, targets)
             gradient, here = self._gradient(index, adversarial, own, objective)
-            best = best.replaced(rows, best.at(rows).or_better(here))
+            best = best.replaced(rows, at(rows, best).or_better(here))
             standing = tf.where(~here.fooled)[:, 0]
             kept = at(standing, (rows, adversarial, gradient, memory))
             rows, adversarial, gradient, memory = kept
@@ -133,7 +133,7 @@ class PGD(Attack):
 
         def judge():
             found = last.assessed(objective, at(rows, targets))
-            return best.replaced(rows, best.at(rows).or_better(found))
+            return best.replaced(rows, at(rows, best).or_better(found))
 
         return tf.cond(tf.size(rows) > 0, judge, lambda: best)
 
