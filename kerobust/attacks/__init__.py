@@ -5,6 +5,13 @@ from kerobust.attacks.balls import BALLS, L1Ball, L2Ball, LinfBall, NormBall
 from kerobust.attacks.base import Attack
 from kerobust.attacks.config import AttackConfig
 from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
+from kerobust.attacks.margins import (
+    DLR,
+    TargetedCrossEntropy,
+    TargetedDLR,
+    TargetedMargin,
+    ranked_goals,
+)
 from kerobust.attacks.objectives import (
     CosineDistance,
     CrossEntropy,
@@ -13,6 +20,7 @@ from kerobust.attacks.objectives import (
     Objective,
     SoftCrossEntropy,
 )
+from kerobust.attacks.stochastic import Averaged, Bpda
 from kerobust.types import AttackInfo
 
 ATTACKS = {"fgsm": FGSM, "pgd": PGD, "momentum_pgd": MomentumPGD}
@@ -20,12 +28,15 @@ ATTACKS = {"fgsm": FGSM, "pgd": PGD, "momentum_pgd": MomentumPGD}
 __all__ = [
     "ATTACKS",
     "BALLS",
+    "DLR",
     "FGSM",
     "PGD",
     "Attack",
     "AttackConfig",
     "AttackInfo",
     "Attacked",
+    "Averaged",
+    "Bpda",
     "CosineDistance",
     "CrossEntropy",
     "FeatureDistance",
@@ -37,4 +48,8 @@ __all__ = [
     "NormBall",
     "Objective",
     "SoftCrossEntropy",
+    "TargetedCrossEntropy",
+    "TargetedDLR",
+    "TargetedMargin",
+    "ranked_goals",
 ]

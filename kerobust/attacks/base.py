@@ -14,8 +14,9 @@ from kerobust.attacks import checks
 from kerobust.attacks.arguments import any_batch, as_tensors, spread
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
-from kerobust.attacks.objectives import as_objective
-from kerobust.attacks.precision import PRECISIONS
+from kerobust.attacks.differentiation import differentiate
+from kerobust.attacks.objectives import CrossEntropy, as_objective
+from kerobust.attacks.precision import PRECISIONS, in_precision
 from kerobust.attacks.weak import WeakIdentityCache
 from kerobust.randomness import example_keys, fold_in
 from kerobust.types import AttackInfo
@@ -23,7 +24,8 @@ from kerobust.types import AttackInfo
 _RETRACES = 6
 _SETTINGS = (
     *("epsilon", "norm", "step_size", "random_start"),
-    *("restarts", "keep", "skip_misclassified", "precision", "seed"),
+    *("restarts", "keep", "skip_misclassified", "stop_when_fooled"),
+    *("precision", "seed"),
 )
 
 
@@ -52,6 +54,9 @@ class Attack(tf.keras.layers.Layer):
             "last" for one restart, else "best". Restarts compete in the same order.
         skip_misclassified: Whether examples that fool the victim without attack are
             returned as they are; for evaluation. Costs one forward.
+        stop_when_fooled: Whether an example leaves a search, and the batch, as soon as
+            it fools the victim: the same success up to rounding, smaller loss, less
+            work. For evaluation; sets keep="best" and needs precision="float32".
         precision: Of the victim in the search: "float32", or "bfloat16", faster on CPUs
             that have it (see `kerobust.attacks.precision`) and somewhat weaker. Images
             stay float32; restarts are compared, and the result is judged, in float32.
@@ -64,8 +69,8 @@ class Attack(tf.keras.layers.Layer):
         targets: Any nest of tensors with leading B, such as labels int [B]. None = what
             the victim predicts (one forward), for classification objectives only.
         victim: `Objective`, or a callable that maps images to logits [B, K], attacked
-            through `CrossEntropy`. A plain function with Python control flow on tensors
-            needs `tf.function`; Keras models do not.
+            through `default_objective`. A plain function with Python control flow on
+            tensors needs `tf.function`; Keras models do not.
         epsilon, step_size: Scalar or [B], instead of the constructor's.
         keys: int32 [B, 2], randomness of each example, see `kerobust.randomness`.
         return_info: Whether to return `AttackInfo` too; may cost one more forward.
@@ -77,6 +82,8 @@ class Attack(tf.keras.layers.Layer):
         ValueError, TypeError: For arguments out of range.
     """
 
+    default_objective = CrossEntropy  # Of a victim that is not an objective.
+
     def __init__(
         self,
         epsilon: float = 8 / 255,
@@ -87,6 +94,7 @@ class Attack(tf.keras.layers.Layer):
         restarts: int = 1,
         keep: str | None = None,
         skip_misclassified: bool = False,
+        stop_when_fooled: bool = False,
         precision: str = "float32",
         seed: int | None = None,
         **kwargs,
@@ -106,12 +114,20 @@ class Attack(tf.keras.layers.Layer):
         self.step_size = None if step_size is None else float(step_size)
         self.random_start = random_start
         self.restarts = int(restarts)
-        self.keep = keep or ("last" if restarts == 1 else "best")
+        best = stop_when_fooled or restarts > 1
+        self.keep = keep or ("best" if best else "last")
         self.skip_misclassified = skip_misclassified
+        self.stop_when_fooled = stop_when_fooled
         if precision not in PRECISIONS:
             raise ValueError(
                 f"`precision` must be one of {', '.join(PRECISIONS)}. "
                 f"Received: precision={precision}."
+            )
+        if stop_when_fooled and (self.keep, precision) != ("best", "float32"):
+            raise ValueError(
+                '`stop_when_fooled` must have keep="best" and precision="float32": it '
+                "ends at the first point that fools, which must then fool indeed. "
+                f"Received: keep={self.keep}, precision={precision}."
             )
         self.precision = precision
         self.seed = seed
@@ -149,7 +165,7 @@ class Attack(tf.keras.layers.Layer):
         return_info=False,
         training=False,
     ):
-        objective = as_objective(victim)
+        objective = as_objective(victim, self.default_objective)
         arguments = self._arguments(images, targets, epsilon, step_size, keys)
         function = self._function(objective, arguments, return_info)
         # Tracing needs tapes, running must not meet any: an outer tape would make the
@@ -179,6 +195,24 @@ class Attack(tf.keras.layers.Layer):
                 them as they are, so fold in a word before drawing more.
         """
         raise NotImplementedError
+
+    def _start(self, images, epsilon, keys, restart):
+        """Returns where search number `restart`, int scalar, starts if at random."""
+        noise = self.ball.sample(keys, images.shape[1:], epsilon)
+        return self._legal(images, images + noise, epsilon)
+
+    def _differentiated(self, index, adversarial, targets, objective):
+        """Returns the gradient of each example's value, and the judged candidate."""
+
+        def gradient_of(adversarial, targets):
+            return differentiate(adversarial, targets, objective)
+
+        found = in_precision(self.precision, gradient_of, adversarial, targets)
+        gradient, values, fooled = found
+        if self.precision != "float32":  # Success is believed in float32 only.
+            fooled = tf.zeros_like(fooled)
+        here = Candidate.after(adversarial, index)
+        return gradient, here._replace(values=values, fooled=fooled)
 
     def _default_step_size(self, epsilon):
         """Returns the step size for epsilon float32 [B] if the caller gave none."""
@@ -275,8 +309,7 @@ class Attack(tf.keras.layers.Layer):
         def search(restart):
             restart_keys, start = fold_in(keys, restart), images
             if self.random_start:
-                noise = self.ball.sample(restart_keys, images.shape[1:], epsilon)
-                start = self._legal(images, images + noise, epsilon)
+                start = self._start(images, epsilon, restart_keys, restart)
             given = (targets, objective, epsilon, step_size, restart_keys)
             found = self._search(images, start, *given)
             if self.precision != "float32":  # What it says of itself is not exact.

@@ -54,8 +54,12 @@ class Objective:
         return self.values(self.outputs(images), targets)
 
 
-class _LogitObjective(Objective):
-    """Base of the objectives on logits [B, K] and labels int [B]."""
+class LogitObjective(Objective):
+    """Base of the objectives on logits [B, K] and labels int [B].
+
+    Args:
+        victim: Maps images float32 [B, H, W, C] to logits [B, K].
+    """
 
     def __init__(self, victim):
         self.victim = victim
@@ -72,13 +76,13 @@ class _LogitObjective(Objective):
         return logits
 
     def fooled(self, outputs, targets):
-        return self.predictions(outputs) != _labels(targets)
+        return self.predictions(outputs) != class_indices(targets)
 
     def predictions(self, outputs):
         return tf.argmax(outputs, axis=-1, output_type=tf.int32)
 
 
-class CrossEntropy(_LogitObjective):
+class CrossEntropy(LogitObjective):
     """Cross-entropy of the victim's logits [B, K] and labels int [B].
 
     Args:
@@ -86,10 +90,12 @@ class CrossEntropy(_LogitObjective):
     """
 
     def values(self, outputs, targets):
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(_labels(targets), outputs)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(
+            class_indices(targets), outputs
+        )
 
 
-class LogitMargin(_LogitObjective):
+class LogitMargin(LogitObjective):
     """Best other logit minus the logit of the label; positive when fooled.
 
     Args:
@@ -101,13 +107,13 @@ class LogitMargin(_LogitObjective):
 
     def values(self, outputs, targets):
         own = tf.one_hot(
-            _labels(targets), tf.shape(outputs)[-1], True, False, dtype=bool
+            class_indices(targets), tf.shape(outputs)[-1], True, False, dtype=bool
         )
         other = tf.reduce_max(tf.where(own, outputs.dtype.min, outputs), axis=-1)
         return other - tf.reduce_sum(tf.where(own, outputs, 0.0), axis=-1)
 
 
-class SoftCrossEntropy(_LogitObjective):
+class SoftCrossEntropy(LogitObjective):
     """Cross-entropy of the victim's logits and probabilities float [B, K].
 
     Fooled means that the largest logit is not where the largest probability is.
@@ -191,8 +197,8 @@ def infer(victim, images: tf.Tensor):
 
 
 @tf.autograph.experimental.do_not_convert
-def as_objective(victim) -> Objective:
-    """Returns `victim` if it is an objective, else its cross-entropy.
+def as_objective(victim, kind: type[LogitObjective] = CrossEntropy) -> Objective:
+    """Returns `victim` if it is an objective, else the objective `kind` on its logits.
 
     The same victim always gets the same object, which lives as long as the victim: an
     attack compiles once per objective. A lambda built anew for each call is a new
@@ -208,14 +214,17 @@ def as_objective(victim) -> Objective:
             "`victim` must be an Objective or a callable that maps images to logits "
             f"[B, K]. Received: victim={victim}."
         )
+    key, known = victim, _VICTIMS
     if inspect.ismethod(victim):  # A new object at each access: key its two parts.
-        methods = _METHODS.get(victim.__self__, WeakIdentityCache)
-        return methods.get(victim.__func__, lambda: CrossEntropy(_Weakly(victim)))
-    return _VICTIMS.get(victim, lambda: CrossEntropy(_Weakly(victim)))
+        key, known = victim.__func__, _METHODS.get(victim.__self__, WeakIdentityCache)
+    kinds = known.get(key, dict)
+    if kind not in kinds:
+        kinds[kind] = kind(_Weakly(victim))
+    return kinds[kind]
 
 
-_VICTIMS = WeakIdentityCache()  # victim -> its objective
-_METHODS = WeakIdentityCache()  # owner -> function -> objective of the bound method
+_VICTIMS = WeakIdentityCache()  # victim -> kind -> its objective
+_METHODS = WeakIdentityCache()  # owner -> function -> kind -> objective of the method
 
 
 class _Weakly:
@@ -244,8 +253,8 @@ def _to_float32(value):
     return tf.cast(value, tf.float32) if half else value
 
 
-def _labels(targets) -> tf.Tensor:
-    """Returns int [B] of class indices [B] or [B, 1].
+def class_indices(targets) -> tf.Tensor:
+    """Returns int32 [B] of class indices [B] or [B, 1].
 
     Raises:
         ValueError: If `targets` are not class indices.
