@@ -20,6 +20,9 @@ DIGESTS = {
     "attacks_reference": (
         "2f3084afff4667b2c5fdf529b3645af5bc3719bbe1b6948e2d91de2bded39dab"
     ),
+    "attacks_suite": (
+        "6b550087539c0d501f6ed0f701dfe8dd4f9ceadf900db0b7fb40eaab3f3c7184"
+    ),
 }
 
 
