@@ -57,6 +57,22 @@ class NormBall:
         """
         raise NotImplementedError
 
+    def rim(self, keys: tf.Tensor, shape, epsilon: tf.Tensor) -> tf.Tensor:
+        """Returns perturbations that `confine` leaves or brings on the ball's border.
+
+        Args:
+            keys: int32 [B, 2], one random key per example.
+            shape: Python ints, shape of one perturbation.
+            epsilon: float32 [B], radius in pixel units.
+
+        References:
+            Croce & Hein, 2020, arXiv:2003.01690, and its published code: where Auto-PGD
+            starts.
+        """
+        draw = normal(keys, shape)
+        scale = tf.math.divide_no_nan(epsilon, self.norm(draw))
+        return draw * per_example(scale, draw)
+
     def ascent_direction(self, gradient, lower=None, upper=None) -> tf.Tensor:
         """Returns the direction of unit norm in which to climb; 0 for a zero gradient.
 
@@ -94,6 +110,10 @@ class LinfBall(NormBall):
     def sample(self, keys, shape, epsilon):
         draw = uniform(keys, shape, -1.0, 1.0)
         return draw * per_example(epsilon, draw)
+
+    def rim(self, keys, shape, epsilon):
+        draw = uniform(keys, shape, -1.0, 1.0)
+        return draw * per_example(tf.math.divide_no_nan(epsilon, self.norm(draw)), draw)
 
     def ascent_direction(self, gradient, lower=None, upper=None):
         return tf.sign(gradient)
@@ -177,6 +197,9 @@ class L1Ball(NormBall):
         sign = tf.where(uniform(fold_in(keys, "sign"), [size]) < 0.5, -1.0, 1.0)
         draw = sign * parts[:, :-1] * epsilon[:, tf.newaxis]
         return tf.reshape(draw, [-1, *shape])
+
+    def rim(self, keys, shape, epsilon):
+        return normal(keys, shape)  # Projected, it is sparse; scaled, it would not be.
 
     def ascent_direction(self, gradient, lower=None, upper=None):
         if lower is not None:

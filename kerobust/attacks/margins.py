@@ -2,7 +2,12 @@
 
 import tensorflow as tf
 
-from kerobust.attacks.objectives import LogitMargin, LogitObjective, class_indices
+from kerobust.attacks.objectives import (
+    LogitMargin,
+    LogitObjective,
+    class_indices,
+    predicted,
+)
 
 _TINY = 1e-12  # As in the original; float32 keeps it apart from 0.
 
@@ -36,7 +41,7 @@ class _GoalObjective(LogitObjective):
         return super().fooled(outputs, targets["labels"])
 
     def predictions(self, outputs):
-        labels = super().predictions(outputs)
+        labels = predicted(outputs)
         return {"labels": labels, "goals": ranked_goals(outputs, labels, 1)}
 
     def _margin(self, outputs, targets):
@@ -90,12 +95,10 @@ class TargetedCrossEntropy(LogitObjective):
         return -tf.nn.sparse_softmax_cross_entropy_with_logits(goals, outputs)
 
     def fooled(self, outputs, targets):
-        return tf.argmax(outputs, axis=-1, output_type=tf.int32) == class_indices(
-            targets
-        )
+        return predicted(outputs) == class_indices(targets)
 
     def predictions(self, outputs):
-        return ranked_goals(outputs, super().predictions(outputs), 1)
+        return ranked_goals(outputs, predicted(outputs), 1)
 
 
 def ranked_goals(logits: tf.Tensor, labels, rank) -> tf.Tensor:

@@ -76,10 +76,10 @@ class LogitObjective(Objective):
         return logits
 
     def fooled(self, outputs, targets):
-        return self.predictions(outputs) != class_indices(targets)
+        return predicted(outputs) != class_indices(targets)
 
     def predictions(self, outputs):
-        return tf.argmax(outputs, axis=-1, output_type=tf.int32)
+        return predicted(outputs)
 
 
 class CrossEntropy(LogitObjective):
@@ -251,6 +251,11 @@ def _takes_training(victim) -> bool:
 def _to_float32(value):
     half = tf.is_tensor(value) and value.dtype in (tf.float16, tf.bfloat16)
     return tf.cast(value, tf.float32) if half else value
+
+
+def predicted(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the class with the largest logit, int32 [B]; the first of equals."""
+    return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
 
 def class_indices(targets) -> tf.Tensor:
