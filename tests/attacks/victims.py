@@ -115,3 +115,31 @@ class Counting(Objective):
 
     def predictions(self, outputs):
         return self.inner.predictions(outputs)
+
+
+class LinearLogits:
+    """Maps images to x . W + b: boundaries are planes."""
+
+    def __init__(self, weights, bias):
+        self.weights, self.bias = np.float32(weights), np.float32(bias)
+
+    def __call__(self, images):
+        return tf.reshape(images, [-1, len(self.weights)]) @ self.weights + self.bias
+
+
+def wheel(classes=3):
+    """Returns a linear victim on [2, 2, 1] whose regions all meet at the grey image."""
+    weights = np.random.default_rng(classes).normal(size=[4, classes])
+    return LinearLogits(weights, -0.5 * weights.sum(axis=0))
+
+
+class Counted:
+    """Counts the calls of a victim, in the graph and when traced."""
+
+    def __init__(self, victim):
+        self.victim, self.forwards, self.traces = victim, tf.Variable(0), 0
+
+    def __call__(self, images):
+        self.traces += 1
+        self.forwards.assign_add(1)
+        return self.victim(images)
