@@ -15,7 +15,7 @@ from kerobust.attacks.arguments import any_batch, as_tensors, spread
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.differentiation import differentiate
-from kerobust.attacks.objectives import CrossEntropy, as_objective
+from kerobust.attacks.objectives import CrossEntropy, LogitObjective, as_objective
 from kerobust.attacks.precision import PRECISIONS, in_precision
 from kerobust.attacks.weak import WeakIdentityCache
 from kerobust.randomness import example_keys, fold_in
@@ -82,7 +82,8 @@ class Attack(tf.keras.layers.Layer):
         ValueError, TypeError: For arguments out of range.
     """
 
-    default_objective = CrossEntropy  # Of a victim that is not an objective.
+    # Of a victim that is not an objective.
+    default_objective: type[LogitObjective] = CrossEntropy
 
     def __init__(
         self,
@@ -201,6 +202,10 @@ class Attack(tf.keras.layers.Layer):
         noise = self.ball.sample(keys, images.shape[1:], epsilon)
         return self._legal(images, images + noise, epsilon)
 
+    def _better(self, images, best, other):
+        """Returns per example the better of the results of two searches."""
+        return best.or_better(other)
+
     def _differentiated(self, index, adversarial, targets, objective):
         """Returns the gradient of each example's value, and the judged candidate."""
 
@@ -317,9 +322,8 @@ class Attack(tf.keras.layers.Layer):
             return found
 
         def step(restart, best):
-            return restart + 1, best.or_better(
-                search(restart).assessed(objective, targets)
-            )
+            found = search(restart).assessed(objective, targets)
+            return restart + 1, self._better(images, best, found)
 
         restarts = self.restarts if self.random_start else 1
         if restarts == 1:
