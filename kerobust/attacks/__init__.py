@@ -20,6 +20,7 @@ from kerobust.attacks.objectives import (
     Objective,
     SoftCrossEntropy,
 )
+from kerobust.attacks.sparse import SparsePGD
 from kerobust.attacks.stochastic import Averaged, Bpda
 from kerobust.types import AttackInfo
 
@@ -48,6 +49,7 @@ __all__ = [
     "NormBall",
     "Objective",
     "SoftCrossEntropy",
+    "SparsePGD",
     "TargetedCrossEntropy",
     "TargetedDLR",
     "TargetedMargin",
