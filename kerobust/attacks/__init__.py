@@ -12,6 +12,7 @@ from kerobust.attacks.margins import (
     TargetedMargin,
     ranked_goals,
 )
+from kerobust.attacks.msd import MSD
 from kerobust.attacks.objectives import (
     CosineDistance,
     CrossEntropy,
@@ -22,6 +23,8 @@ from kerobust.attacks.objectives import (
 )
 from kerobust.attacks.sparse import SparsePGD
 from kerobust.attacks.stochastic import Averaged, Bpda
+from kerobust.attacks.union import Union
+from kerobust.attacks.union_ball import UnionBall
 from kerobust.types import AttackInfo
 
 ATTACKS = {"fgsm": FGSM, "pgd": PGD, "momentum_pgd": MomentumPGD}
@@ -31,6 +34,7 @@ __all__ = [
     "BALLS",
     "DLR",
     "FGSM",
+    "MSD",
     "PGD",
     "Attack",
     "AttackConfig",
@@ -53,5 +57,7 @@ __all__ = [
     "TargetedCrossEntropy",
     "TargetedDLR",
     "TargetedMargin",
+    "Union",
+    "UnionBall",
     "ranked_goals",
 ]
