@@ -4,6 +4,7 @@ from kerobust.attacks.attacked import Attacked
 from kerobust.attacks.balls import BALLS, L1Ball, L2Ball, LinfBall, NormBall
 from kerobust.attacks.base import Attack
 from kerobust.attacks.config import AttackConfig
+from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
 from kerobust.attacks.margins import (
     DLR,
@@ -52,6 +53,7 @@ __all__ = [
     "MomentumPGD",
     "NormBall",
     "Objective",
+    "SecurityCurve",
     "SoftCrossEntropy",
     "SparsePGD",
     "TargetedCrossEntropy",
@@ -60,4 +62,5 @@ __all__ = [
     "Union",
     "UnionBall",
     "ranked_goals",
+    "security_curve",
 ]
