@@ -4,6 +4,7 @@ from kerobust.attacks.attacked import Attacked
 from kerobust.attacks.balls import BALLS, L1Ball, L2Ball, LinfBall, NormBall
 from kerobust.attacks.base import Attack
 from kerobust.attacks.config import AttackConfig
+from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
 from kerobust.attacks.margins import (
     DLR,
@@ -12,6 +13,7 @@ from kerobust.attacks.margins import (
     TargetedMargin,
     ranked_goals,
 )
+from kerobust.attacks.msd import MSD
 from kerobust.attacks.objectives import (
     CosineDistance,
     CrossEntropy,
@@ -20,7 +22,10 @@ from kerobust.attacks.objectives import (
     Objective,
     SoftCrossEntropy,
 )
+from kerobust.attacks.sparse import SparsePGD
 from kerobust.attacks.stochastic import Averaged, Bpda
+from kerobust.attacks.union import Union
+from kerobust.attacks.union_ball import UnionBall
 from kerobust.types import AttackInfo
 
 ATTACKS = {"fgsm": FGSM, "pgd": PGD, "momentum_pgd": MomentumPGD}
@@ -30,6 +35,7 @@ __all__ = [
     "BALLS",
     "DLR",
     "FGSM",
+    "MSD",
     "PGD",
     "Attack",
     "AttackConfig",
@@ -47,9 +53,14 @@ __all__ = [
     "MomentumPGD",
     "NormBall",
     "Objective",
+    "SecurityCurve",
     "SoftCrossEntropy",
+    "SparsePGD",
     "TargetedCrossEntropy",
     "TargetedDLR",
     "TargetedMargin",
+    "Union",
+    "UnionBall",
     "ranked_goals",
+    "security_curve",
 ]

@@ -56,10 +56,14 @@ def check_radius(name: str, value, most: float | None = None, norm: str = "") ->
     if not (np.isfinite(values).all() and values.min() >= 0):
         raise ValueError(f"`{name}` must be at least 0 and finite. {received}")
     if most is not None and values.max() > most:
+        advice = (
+            "it multiplies the radii: is one of them too large for these images?"
+            if norm == "union"
+            else "it is in the pixel units of images in [0, 1]: did you mean 8/255?"
+        )
         raise ValueError(
             f"`{name}` must be at most {most:g}, the largest {norm} change within "
-            "[0, 1]; it is in the pixel units of images in [0, 1]: did you mean 8/255? "
-            f"{received}"
+            f"[0, 1]; {advice} {received}"
         )
 
 
