@@ -48,12 +48,12 @@ class AutoPGD(Attack):
     Differences:
         The original code compares the first value of a run with 0 instead of the value
         at the start, starts l1 searches from a given point with the number of
-        coordinates in which it differs from the image (one if it is the image), and so
-        does `compat`. The paper halves if less than `rises` of the steps rise, the code
-        and this if at most. The last step needs no gradient. The first of several
-        phases starts at a border point of the first ball (the original projects a
-        Gaussian whose centre is the image instead of 0). The original returns the last
-        point that fools, this one the best.
+        coordinates in which it differs from the image (one if it is the image), and
+        rounds numbers of coordinates up; so does `compat`. The paper halves if less
+        than `rises` of the steps rise, the code and this if at most. The last step
+        needs no gradient. The first of several phases starts at a border point of the
+        first ball (the original projects a Gaussian whose centre is the image instead
+        of 0). The original returns the last point that fools, this one the best.
     """
 
     def __init__(
@@ -140,10 +140,11 @@ class _Ascent:
 
     def __init__(self, attack: AutoPGD, objective):
         self.attack, self.objective, self.ball = attack, objective, attack.ball
-        sparse = attack.norm == "l1"
-        self.rule = (
-            SparseRule(self.ball) if sparse else HalvingRule(self.ball, attack.rises)
-        )
+        self.rule: SparseRule | HalvingRule
+        if attack.norm == "l1":
+            self.rule = SparseRule(self.ball, attack.compat)
+        else:
+            self.rule = HalvingRule(self.ball, attack.rises)
         self.phases = len(attack.radii)
         plan = []
         for phase, steps in enumerate(_divided(attack.steps, self.phases)):

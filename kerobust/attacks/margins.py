@@ -109,6 +109,7 @@ def ranked_goals(logits: tf.Tensor, labels, rank) -> tf.Tensor:
         labels: int [B].
         rank: int scalar, 1 to K - 1.
     """
+    logits = tf.convert_to_tensor(logits)
     own = tf.one_hot(labels, tf.shape(logits)[1], True, False, dtype=bool)
     others = tf.where(own, logits.dtype.min, logits)
     return tf.argsort(others, axis=1, direction="DESCENDING", stable=True)[:, rank - 1]

@@ -118,12 +118,15 @@ class SparseRule:
 
     Args:
         ball: `NormBall`, l1.
+        compat: Whether to move one coordinate more where the number is no whole one, as
+            the original code does; two coordinates then never become one.
     """
 
     first_share, shrink, steps_smaller, support_falls = 0.2, 1.5, 10.0, 0.95
 
-    def __init__(self, ball: NormBall):
+    def __init__(self, ball: NormBall, compat: bool = False):
         self.ball = ball
+        self.compat = compat
 
     def windows(self, steps: int) -> list[int]:
         """Returns for each step the length of the window that it ends, 0 for none."""
@@ -149,8 +152,12 @@ class SparseRule:
         """Returns the next point, float32 [B, H, W, C]; see `HalvingRule.move`."""
         slope = tf.sort(flatten(tf.abs(trail.gradient)), axis=1)
         size = slope.shape[1]
-        cut = tf.cast((1.0 - trail.memory["share"]) * size, tf.int32)
-        cut = tf.gather(slope, tf.clip_by_value(cut, 0, size - 1), batch_dims=1)
+        if self.compat:
+            first = tf.cast((1.0 - trail.memory["share"]) * size, tf.int32)
+        else:  # What is added keeps 2 / 1.5 * 1.5 from becoming 1.
+            first = size - tf.cast(trail.memory["share"] * size + 1e-3, tf.int32)
+        first = tf.clip_by_value(first, 0, size - 1)
+        cut = tf.gather(slope, first, batch_dims=1)
         chosen = tf.abs(trail.gradient) >= per_example(cut, trail.gradient)
         signs = tf.where(chosen, tf.sign(trail.gradient), 0.0)
         length = tf.math.divide_no_nan(trail.step_size, self.ball.norm(signs))
