@@ -10,7 +10,17 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "kerobust"
 
-FOUNDATION = {"types", "randomness", "patches", "distribute", "config"}
+FOUNDATION = {
+    *(
+        "types",
+        "randomness",
+        "patches",
+        "distribute",
+        "config",
+        "batch_state",
+        "progress",
+    ),
+}
 PARTS = {"attacks", "models", "losses", "data"}
 ASSEMBLED = {"methods", "tasks", "evaluation"}
 SETTINGS = {"flags", "experiment", "run_folder"}

@@ -36,6 +36,7 @@ FLAGS = (
     "--evaluate.attacks=pgd",
     "--evaluate.steps=5",
     "--evaluate.restarts=1",
+    "--evaluate.diagnose=false",
     "--evaluate.limit=200",
     "--evaluate.epsilons=0.1",
     "--run.checkpoint_steps=1000",

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks._pages import ROOT
 from benchmarks.experiments.running import RUNS
 from benchmarks.experiments.tables import Table
-from kerobust.evaluation.state import write_atomically
+from kerobust.batch_state import write_atomically
 
 PICTURES = ROOT / "docs" / "pictures"
 # Images of these sets may be shown; those of others stay in the run folders.

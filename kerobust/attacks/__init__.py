@@ -1,10 +1,15 @@
 """Attacks as Keras layers: an objective to climb, a ball to stay in, a way to climb."""
 
 from kerobust.attacks.attacked import Attacked
+from kerobust.attacks.autoattack import AutoAttack
+from kerobust.attacks.autopgd import AutoPGD
 from kerobust.attacks.balls import BALLS, L1Ball, L2Ball, LinfBall, NormBall
 from kerobust.attacks.base import Attack
 from kerobust.attacks.config import AttackConfig
 from kerobust.attacks.curve import SecurityCurve, security_curve
+from kerobust.attacks.diagnostics import diagnose
+from kerobust.attacks.fab import FAB
+from kerobust.attacks.findings import Finding, MaskingError
 from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
 from kerobust.attacks.margins import (
     DLR,
@@ -23,17 +28,27 @@ from kerobust.attacks.objectives import (
     SoftCrossEntropy,
 )
 from kerobust.attacks.sparse import SparsePGD
+from kerobust.attacks.square import Square
 from kerobust.attacks.stochastic import Averaged, Bpda
+from kerobust.attacks.suite_report import AutoAttackReport
 from kerobust.attacks.union import Union
 from kerobust.attacks.union_ball import UnionBall
 from kerobust.types import AttackInfo
 
-ATTACKS = {"fgsm": FGSM, "pgd": PGD, "momentum_pgd": MomentumPGD}
+ATTACKS = {
+    "fgsm": FGSM,
+    "pgd": PGD,
+    "momentum_pgd": MomentumPGD,
+    "autopgd": AutoPGD,
+    "fab": FAB,
+    "square": Square,
+}
 
 __all__ = [
     "ATTACKS",
     "BALLS",
     "DLR",
+    "FAB",
     "FGSM",
     "MSD",
     "PGD",
@@ -41,26 +56,33 @@ __all__ = [
     "AttackConfig",
     "AttackInfo",
     "Attacked",
+    "AutoAttack",
+    "AutoAttackReport",
+    "AutoPGD",
     "Averaged",
     "Bpda",
     "CosineDistance",
     "CrossEntropy",
     "FeatureDistance",
+    "Finding",
     "L1Ball",
     "L2Ball",
     "LinfBall",
     "LogitMargin",
+    "MaskingError",
     "MomentumPGD",
     "NormBall",
     "Objective",
     "SecurityCurve",
     "SoftCrossEntropy",
     "SparsePGD",
+    "Square",
     "TargetedCrossEntropy",
     "TargetedDLR",
     "TargetedMargin",
     "Union",
     "UnionBall",
+    "diagnose",
     "ranked_goals",
     "security_curve",
 ]

@@ -16,7 +16,7 @@ from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.differentiation import differentiate
 from kerobust.attacks.objectives import CrossEntropy, LogitObjective, as_objective
-from kerobust.attacks.precision import PRECISIONS, in_precision
+from kerobust.attacks.precision import in_precision
 from kerobust.attacks.weak import WeakIdentityCache
 from kerobust.randomness import example_keys, fold_in
 from kerobust.types import AttackInfo
@@ -107,29 +107,15 @@ class Attack(tf.keras.layers.Layer):
         checks.check_radius("epsilon", epsilon, most, self.norm)
         checks.check_radius("step_size", step_size)
         checks.check_count("restarts", restarts)
-        if keep not in (None, "last", "best"):
-            raise ValueError(
-                f'`keep` must be None, "last" or "best". Received: keep={keep}.'
-            )
+        best = stop_when_fooled or restarts > 1
+        self.keep = keep or ("best" if best else "last")
+        checks.check_mode(self.keep, precision, stop_when_fooled)
         self.epsilon = float(epsilon)
         self.step_size = None if step_size is None else float(step_size)
         self.random_start = random_start
         self.restarts = int(restarts)
-        best = stop_when_fooled or restarts > 1
-        self.keep = keep or ("best" if best else "last")
         self.skip_misclassified = skip_misclassified
         self.stop_when_fooled = stop_when_fooled
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"`precision` must be one of {', '.join(PRECISIONS)}. "
-                f"Received: precision={precision}."
-            )
-        if stop_when_fooled and (self.keep, precision) != ("best", "float32"):
-            raise ValueError(
-                '`stop_when_fooled` must have keep="best" and precision="float32": it '
-                "ends at the first point that fools, which must then fool indeed. "
-                f"Received: keep={self.keep}, precision={precision}."
-            )
         self.precision = precision
         self.seed = seed
         self._functions = WeakIdentityCache()  # objective -> kind of call -> function

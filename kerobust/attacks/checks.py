@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from kerobust.attacks.precision import PRECISIONS
+
 _ROUNDING = 1e-4  # How far resized images may leave [0, 1].
 
 
@@ -72,6 +74,25 @@ def check_count(name: str, value) -> None:
     if isinstance(value, bool) or int(value) != value or value < 1:
         raise ValueError(
             f"`{name}` must be a whole number of at least 1. Received: {name}={value}."
+        )
+
+
+def check_mode(keep: str, precision: str, stop_when_fooled: bool) -> None:
+    """Raises a `ValueError` unless these settings of a search are known and agree."""
+    if keep not in ("last", "best"):
+        raise ValueError(
+            f'`keep` must be None, "last" or "best". Received: keep={keep}.'
+        )
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"`precision` must be one of {', '.join(PRECISIONS)}. "
+            f"Received: precision={precision}."
+        )
+    if stop_when_fooled and (keep, precision) != ("best", "float32"):
+        raise ValueError(
+            '`stop_when_fooled` must have keep="best" and precision="float32": it '
+            "ends at the first point that fools, which must then fool indeed. "
+            f"Received: keep={keep}, precision={precision}."
         )
 
 

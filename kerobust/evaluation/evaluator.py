@@ -3,26 +3,31 @@
 import dataclasses
 import functools
 import os
-import time
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 import kerobust
-from kerobust.attacks import ATTACKS, AttackConfig
+from kerobust.attacks import AttackConfig
+from kerobust.attacks.autoattack import AutoAttack
+from kerobust.attacks.diagnostics import diagnose
+from kerobust.attacks.findings import Finding
+from kerobust.attacks.suite_report import assemble
+from kerobust.attacks.victim import Victim
+from kerobust.batch_state import BatchState, array_digest, weights_digest
 from kerobust.config import Config, UserError, setting
 from kerobust.data import Split, evaluation_batches
 from kerobust.evaluation.jobs import (
+    NAMES,
     Job,
-    Victim,
     make_attacks,
     make_jobs,
     run_attack,
     run_clean,
 )
 from kerobust.evaluation.results import Evaluation, curve_point, doubts, norm_stats
-from kerobust.evaluation.state import BatchState, array_digest, weights_digest
+from kerobust.progress import Clock
 
 _PROBE = 8  # Examples whose logits tell models apart.
 _PICTURES = 8  # Examples of the first batch that are kept as pictures.
@@ -36,12 +41,17 @@ class EvaluateConfig(Config):
 
     attacks: tuple[str, ...] = setting(
         ("fgsm", "pgd", "momentum_pgd"),
-        "Attacks; an example counts as robust if it withstands all of them.",
-        choices=tuple(ATTACKS),
+        "Attacks; an example counts as robust if it withstands all of them. autoattack"
+        " (and -plus) and its members keep their own steps and queries.",
+        choices=NAMES,
     )
     steps: int = setting(20, "Steps of the iterative attacks.", low=1)
     restarts: int = setting(2, "Random restarts of pgd.", low=1)
     batch_size: int = setting(256, "Images per batch; does not change results.", low=1)
+    diagnose: bool = setting(
+        True,
+        "Whether signs of masked gradients are looked for, on 64 of the images.",
+    )
     curve: bool = setting(
         True, "Whether PGD is also run at other radii than the threat's."
     )
@@ -123,75 +133,82 @@ class Evaluator:
         model: Callable[[tf.Tensor], tf.Tensor],
         split: Split,
         *,
-        curve: bool = True,
+        thorough: bool = True,
         state_dir: str | os.PathLike | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Evaluation:
-        """Returns what `evaluate` returns; `curve` False leaves the curve out."""
-        config = self.config if curve else self.config.replace(curve=False)
+        """Returns what `evaluate` returns; without curve and diagnosis if not thorough.
+
+        Both tell about the attacks as much as about the model: once is enough for
+        models of one kind.
+        """
+        config = self.config
+        if not thorough:
+            config = config.replace(curve=False, diagnose=False)
         _check_split(split)
         split = split.thinned(config.limit)
         if self._victim is None or self._victim.model is not model:
             self._victim = Victim(model)
-        victim = self._victim
-        jobs, points = make_jobs(self._attacks, self.threat, config, split.image_shape)
-        every = list({job.key: job for job in jobs + points}.values())
-        say = progress or (lambda text: None)
-        clock = _Clock(every, -(-split.size // config.batch_size), say)
+        victim, say = self._victim, progress or (lambda text: None)
+        first = next(iter(evaluation_batches(split, config.batch_size)))
+        logits = victim.logits(first["images"])
+        findings = self._findings(model, first) if config.diagnose else []
+        jobs, points = make_jobs(
+            self._attacks, self.threat, config, split.image_shape, logits.shape[1]
+        )
+        identity = _identity(model, split, self.threat, config)
+        state = BatchState(state_dir, identity, logits[:_PROBE].numpy(), say)
+        found = self._run(victim, split, jobs + points, state, say)
+        suites = self._suite_reports(jobs, found, logits.shape[1])
+        return _assemble(found, jobs, points, self, findings, suites)
+
+    def _run(self, victim, split: Split, jobs: list[Job], state, say) -> dict:
+        """Returns job key -> arrays of each batch, "clean" among the keys."""
+        every = list({job.key: job for job in jobs}.values())
+        size = self.config.batch_size
+        batches = -(-split.size // size)
+        clock = Clock(sum(job.cost for job in every) * batches, say)
         found: dict[str, list] = {job.key: [] for job in every} | {"clean": []}
-        state = None
-        for index, batch in enumerate(evaluation_batches(split, config.batch_size)):
-            if state is None:
-                probe = victim.logits(batch["images"])[:_PROBE].numpy()
-                identity = _identity(model, split, self.threat, config)
-                state = BatchState(state_dir, identity, probe, say)
+        for index, batch in enumerate(evaluation_batches(split, size)):
             work = functools.partial(run_clean, victim, batch)
-            clean, _ = state.get("clean", index, work)
-            found["clean"].append(clean)
+            found["clean"].append(state.get("clean", index, work)[0])
             for job in every:
                 pictures = _PICTURES if index == 0 else 0
-                given = (victim, job, batch, clean["predictions"], config.seed)
-                work = functools.partial(run_attack, *given, pictures)
+                given = (victim, job, batch, self.config.seed, pictures)
+                work = functools.partial(run_attack, *given)
                 arrays, fresh = state.get(job.key, index, work)
                 found[job.key].append(arrays)
-                clock.advance(job, index, fresh)
-        return _assemble(found, jobs, points, self.threat, config)
+                where = f"{job.name} at {job.epsilon:.4g}: batch {index + 1}"
+                clock.advance(job.cost, index, f"{where} of {batches}", fresh)
+        return found
 
-
-class _Clock:
-    """Says how far an evaluation has come and how long the rest will take.
-
-    The first batch is left out of the estimate: compilation takes most of its time.
-    """
-
-    def __init__(self, jobs: list[Job], batches: int, say: Callable[[str], None]):
-        self.left = sum(job.cost for job in jobs) * batches
-        self.batches = batches
-        self.say = say
-        self.first = -1
-        self.spent = 0
-        self.started = 0.0
-
-    def advance(self, job: Job, batch: int, fresh: bool) -> None:
-        """Counts one attack on one batch; stored results take no time."""
-        self.left -= job.cost
-        if not fresh:
-            return
-        if self.first in (-1, batch):
-            self.first, self.started = batch, time.perf_counter()
-            estimate = "known after this batch"
-        else:
-            self.spent += job.cost
-            elapsed = time.perf_counter() - self.started
-            seconds = round(elapsed / self.spent * self.left)
-            estimate = f"{seconds // 60}:{seconds % 60:02d}"
-        self.say(
-            f"{job.name} at {job.epsilon:.4g}: batch {batch + 1} of {self.batches}, "
-            f"ETA {estimate}"
+    def _findings(self, model, batch) -> list[Finding]:
+        valid = batch["valid"].numpy()
+        images, labels = batch["images"].numpy()[valid], batch["labels"].numpy()[valid]
+        threat = self.threat
+        return diagnose(
+            model, images, labels, threat.epsilon, threat.norm, seed=self.config.seed
         )
 
+    def _suite_reports(self, jobs: list[Job], found: dict, classes: int) -> dict:
+        """Returns name -> `AutoAttackReport` of the suites among the jobs."""
+        reports = {}
+        for job in jobs:
+            suite = self._attacks[job.name]
+            if not isinstance(suite, AutoAttack):
+                continue
+            parts = [
+                clean | attacked | {"classes": classes}
+                for clean, attacked in zip(found["clean"], found[job.key], strict=True)
+            ]
+            for part in parts:  # The pictures of the first batch are kept elsewhere.
+                part.pop("adversarial")
+            reports[job.name] = assemble(suite, job.attempts, parts, [])
+        return reports
 
-def _assemble(found, jobs, curve, threat, config) -> Evaluation:
+
+def _assemble(found, jobs, curve, evaluator, findings, suites) -> Evaluation:
+    threat, config = evaluator.threat, evaluator.config
     merged = {key: _merge(parts) for key, parts in found.items()}
     clean = merged["clean"]
     labels, correct = clean["labels"], clean["predictions"] == clean["labels"]
@@ -204,6 +221,8 @@ def _assemble(found, jobs, curve, threat, config) -> Evaluation:
     points = [(0.0, correct), *points] if points else []
     extra = {job.key for job in curve} - {job.key for job in jobs}
     seconds = {job.name: merged[job.key]["seconds"] for job in jobs}
+    findings = findings + [each for suite in suites.values() for each in suite.findings]
+    adapted = [note for suite in suites.values() for note in suite.notes]
     return Evaluation(
         threat={"epsilon": float(threat.epsilon), "norm": threat.norm},
         settings=dataclasses.asdict(config),
@@ -218,7 +237,9 @@ def _assemble(found, jobs, curve, threat, config) -> Evaluation:
         seconds=seconds | {"curve": sum(merged[key]["seconds"] for key in extra)},
         curve=[curve_point(*point) for point in points],
         pictures=_pictures(found, jobs, robust),
-        notes=doubts(points, robust),
+        notes=[*map(str, findings), *adapted, *doubts(points, robust)],
+        findings=findings,
+        suites=suites,
     )
 
 

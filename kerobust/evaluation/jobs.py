@@ -1,43 +1,45 @@
 """The pieces of an evaluation: one attack, at one epsilon, on one batch."""
 
-import functools
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from kerobust.attacks import ATTACKS, PGD, Attack, AttackConfig
-from kerobust.attacks.objectives import infer
+from kerobust.attacks import ATTACKS, AttackConfig, CrossEntropy
+from kerobust.attacks.attempts import Attempt, run_attempts
+from kerobust.attacks.autoattack import AutoAttack
+from kerobust.attacks.balls import BALLS, NormBall, canonical_norm
+from kerobust.attacks.base import Attack
+from kerobust.attacks.suites import MEMBERS
+from kerobust.attacks.victim import Victim
 from kerobust.config import UserError
-from kerobust.randomness import example_keys, fold_in
 
+SUITES = {"autoattack": "standard", "autoattack-plus": "plus"}
+NAMES = tuple(dict.fromkeys((*ATTACKS, *SUITES, *MEMBERS)))
 _ONE_STEP = ("fgsm",)
 
 
 class Job(NamedTuple):
-    """One attack at one epsilon.
+    """One attack, or suite of attacks, at one epsilon.
 
     Attributes:
         name: Name of the attack.
-        attack: The attack, with one search per call.
         epsilon: Radius of the ball.
-        restarts: How often it is tried on an example that still withstands it.
-        steps: Gradient steps of one try.
+        ball: `NormBall`.
+        attempts: What is tried, one after the other, on what still stands.
     """
 
     name: str
-    attack: Attack
     epsilon: float
-    restarts: int
-    steps: int
+    ball: NormBall
+    attempts: list[Attempt]
 
     @property
-    def cost(self) -> int:
-        """Most gradient steps per example."""
-        return self.restarts * self.steps
+    def cost(self) -> float:
+        """Most forwards per example, a backward counted as two."""
+        return sum(attempt.cost for attempt in self.attempts)
 
     @property
     def key(self) -> str:
@@ -45,55 +47,32 @@ class Job(NamedTuple):
         return f"{self.name}@{self.epsilon!r}"
 
 
-class Victim:
-    """The model under evaluation, with checked outputs.
+def make_attacks(threat: AttackConfig, config) -> dict[str, Attack | AutoAttack]:
+    """Returns what `EvaluateConfig` names, and PGD for the curve.
 
-    Args:
-        model: Maps images float32 [B, H, W, C] to logits [B, K]; called in inference
-            mode.
+    Suites and their members keep the steps and queries of AutoAttack.
     """
-
-    def __init__(self, model: Callable[[tf.Tensor], tf.Tensor]):
-        self.model = model
-        self._forward = tf.function(
-            functools.partial(infer, model), reduce_retracing=True
-        )
-
-    def logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns finite float32 [B, K]; raises a `UserError` if there is no such."""
-        logits = self._forward(images)
-        if logits.shape.rank != 2:
-            raise UserError(
-                "`model` must map images to logits [B, K]. "
-                f"Received: an output of shape {logits.shape}."
-            )
-        if not tf.reduce_all(tf.math.is_finite(logits)):
-            raise UserError(
-                "`model` must return finite logits. Received: NaN or infinity. The "
-                "model has diverged, or overflows in half precision."
-            )
-        return logits
-
-    def predictions(self, images: tf.Tensor) -> np.ndarray:
-        """Returns int32 [B]."""
-        return tf.argmax(self.logits(images), 1, output_type=tf.int32).numpy()
-
-
-def make_attacks(threat: AttackConfig, config) -> dict[str, Attack]:
-    """Returns the attacks that `EvaluateConfig` names, and PGD for the curve."""
-    attacks = {}
+    attacks: dict[str, Attack | AutoAttack] = {}
     for name in {*config.attacks, "pgd"}:
-        options: dict[str, Any] = {"norm": threat.norm, "keep": "best"}
+        if name in SUITES or name in MEMBERS:
+            version = SUITES.get(name, "custom")
+            only = [name] if version == "custom" else None
+            given = (threat.epsilon, threat.norm, version, config.seed)
+            attacks[name] = AutoAttack(*given, attacks=only)
+            continue
+        options: dict[str, Any] = {"norm": threat.norm, "stop_when_fooled": True}
         if name not in _ONE_STEP:
             options["steps"] = config.steps
-        if issubclass(ATTACKS[name], PGD):
-            options["stop_when_fooled"] = True
         attacks[name] = ATTACKS[name](threat.epsilon, **options)
     return attacks
 
 
 def make_jobs(
-    attacks: dict[str, Attack], threat: AttackConfig, config, image_shape
+    attacks: dict[str, Attack | AutoAttack],
+    threat: AttackConfig,
+    config,
+    image_shape,
+    classes: int,
 ) -> tuple[list[Job], list[Job]]:
     """Returns the named attacks, and PGD at the radii of the curve above 0, if any.
 
@@ -102,17 +81,26 @@ def make_jobs(
         threat: Norm and epsilon of the named attacks.
         config: `EvaluateConfig`.
         image_shape: (H, W, C).
+        classes: Number of classes.
     """
+    ball = BALLS[canonical_norm(threat.norm)]
 
     def job(name: str, epsilon: float) -> Job:
+        attack = attacks[name]
+        if isinstance(attack, AutoAttack):
+            return Job(name, float(epsilon), ball, attack.attempts(classes))
         restarts = config.restarts if name == "pgd" else 1
-        steps = 1 if name in _ONE_STEP else config.steps
-        return Job(name, attacks[name], float(epsilon), restarts, steps)
+        cost = 3 * (1 if name in _ONE_STEP else config.steps)
+        attempts = [
+            Attempt(name, attack, CrossEntropy, restart=restart, cost=cost)
+            for restart in range(restarts)
+        ]
+        return Job(name, float(epsilon), ball, attempts)
 
     named = [job(name, threat.epsilon) for name in config.attacks]
     if not config.curve:
         return named, []
-    radii = _radii(threat.epsilon, config.epsilons, attacks["pgd"].ball, image_shape)
+    radii = _radii(threat.epsilon, config.epsilons, ball, image_shape)
     return named, [job("pgd", radius) for radius in radii if radius > 0]
 
 
@@ -127,7 +115,7 @@ def run_clean(victim: Victim, batch) -> dict[str, np.ndarray]:
 
 
 def run_attack(
-    victim: Victim, job: Job, batch, clean: np.ndarray, seed: int, pictures: int
+    victim: Victim, job: Job, batch, seed: int, pictures: int
 ) -> dict[str, np.ndarray]:
     """Attacks what a batch's real rows have right; the rest is left alone.
 
@@ -135,43 +123,30 @@ def run_attack(
         victim: The model.
         job: The attack.
         batch: What `evaluation_batches` yields.
-        clean: int32 [V], predictions for the real rows without attack.
         seed: Seed of the random starts.
         pictures: How many examples to keep as pictures, fooled ones first.
 
     Returns:
-        "predictions" int32 [V], "norms" float32 [V], "seconds" of wall time, and of the
-        pictures: "rows" int [P], "clean" and "adversarial" float32 [P, H, W, C].
-
-    Raises:
-        RuntimeError: If the attack leaves its ball or the range [0, 1].
+        "predictions" int32 [V], "norms" float32 [V], "broken_by" and "spent" as in
+        `Outcome`, "seconds" of wall time, and of the pictures: "rows" int [P], "clean"
+        and "adversarial" float32 [P, H, W, C].
     """
     started = time.perf_counter()
     valid = batch["valid"].numpy()
-    images, labels = batch["images"].numpy()[valid], batch["labels"].numpy()[valid]
-    keys = fold_in(example_keys(seed, 0, batch["ids"].numpy()[valid]), job.name)
-    adversarial, predictions = images.copy(), clean.copy()
-    for restart in range(job.restarts):
-        standing = np.flatnonzero(predictions == labels)
-        if not standing.size:
-            break
-        adversarial[standing] = job.attack(
-            images[standing],
-            labels[standing],
-            victim.model,
-            epsilon=job.epsilon,
-            keys=tf.gather(fold_in(keys, restart), standing),
-        )
-        predictions[standing] = victim.predictions(adversarial[standing])
-    change = tf.constant(adversarial - images)
-    norms = job.attack.ball.norm(change).numpy()
+    images, labels, ids = (
+        batch[name].numpy()[valid] for name in ("images", "labels", "ids")
+    )
+    outcome = run_attempts(job.attempts, victim, images, labels, ids, seed, job.epsilon)
+    adversarial = outcome.adversarial
+    norms = job.ball.norm(tf.constant(adversarial - images)).numpy()
     seconds = time.perf_counter() - started
-    _check_inside(job, norms, adversarial)
-    fooled = (predictions != labels) & (norms > 0)
+    fooled = (outcome.predictions != labels) & (norms > 0)
     rows = np.argsort(~fooled, kind="stable")[:pictures]
     return {
-        "predictions": predictions,
+        "predictions": outcome.predictions,
         "norms": norms,
+        "broken_by": outcome.broken_by,
+        "spent": outcome.spent,
         "seconds": np.array(seconds),
         "rows": rows,
         "clean": images[rows],
@@ -192,14 +167,3 @@ def _radii(epsilon: float, chosen, ball, image_shape) -> list[float]:
     default = [min(factor * epsilon, largest) for factor in (0.25, 0.5, 1.0, 2.0)]
     # Half the range of a pixel, everywhere: every image can become plain grey.
     return sorted({float(radius) for radius in (*(chosen or default), largest / 2)})
-
-
-def _check_inside(job: Job, norms: np.ndarray, adversarial: np.ndarray) -> None:
-    limit = job.epsilon * (1 + 1e-4) + 1e-6  # Room for float32 rounding.
-    low, high = adversarial.min(), adversarial.max()
-    if not (norms.max() <= limit and low >= -1e-6 and high <= 1 + 1e-6):
-        raise RuntimeError(
-            f"Attack `{job.name}` must stay in its ball and in [0, 1]. Received: norm "
-            f"{norms.max():.6g} with epsilon={job.epsilon:.6g}, pixels from {low:.6g} "
-            f"to {high:.6g}. This is a bug of the attack; its results are void."
-        )

@@ -14,6 +14,7 @@ A report is a dict:
     comparisons   [{"first", "second", "on": "worst" | "clean", "only_first",
                     "only_second", "p_value", "difference", "low", "high"}], see
                     `compare`; difference = accuracy of first - second, in [-1, 1]
+    suites        {row name: {suite: `AutoAttackReport.members`}}
     curves        {row name: `Evaluation.curve`}
     pictures      {row name: `Evaluation.pictures`}; the JSON file leaves the pixels out
     notes         [str]
@@ -30,11 +31,11 @@ import pathlib
 import numpy as np
 from tabulate import tabulate
 
+from kerobust.batch_state import write_atomically
 from kerobust.evaluation import page
 from kerobust.evaluation.metrics import mcnemar, paired_bootstrap
 from kerobust.evaluation.results import Evaluation, share
 from kerobust.evaluation.sections import Section, grid, json_value, sections
-from kerobust.evaluation.state import write_atomically
 
 SCHEMA_VERSION = 1
 _PIXELS = ("clean", "adversarial")

@@ -5,6 +5,8 @@ import itertools
 
 import numpy as np
 
+from kerobust.attacks.findings import Finding
+from kerobust.attacks.suite_report import AutoAttackReport
 from kerobust.config import format_number
 from kerobust.evaluation.metrics import mcnemar, wilson
 
@@ -46,7 +48,10 @@ class Evaluation:
             epsilon; the last is the radius at which every image can become grey.
         pictures: {"clean", "adversarial"} float32 [P, H, W, 3], {"labels",
             "clean_predictions", "adversarial_predictions"} int32 [P], "attack", "ids".
-        notes: Findings that hint at masked gradients or a weak attack.
+        notes: Findings that hint at masked gradients or a weak attack, and how suites
+            were adapted to the model, in sentences.
+        findings: What `kerobust.attacks.diagnostics` found, worst first.
+        suites: Name -> report of each suite among the attacks.
     """
 
     threat: dict
@@ -60,6 +65,8 @@ class Evaluation:
     curve: list[dict]
     pictures: dict
     notes: list[str]
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    suites: dict[str, AutoAttackReport] = dataclasses.field(default_factory=dict)
 
     @property
     def worst(self) -> np.ndarray:
@@ -78,6 +85,8 @@ class Evaluation:
             "seconds": self.seconds,
             "curve": self.curve,
             "notes": self.notes,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "suites": {name: suite.to_dict() for name, suite in self.suites.items()},
             "examples": {
                 "ids": self.ids.tolist(),
                 "labels": self.labels.tolist(),

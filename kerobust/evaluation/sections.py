@@ -81,6 +81,7 @@ def sections(report: dict) -> list[Section]:
     parts = [
         Section("Results", [intro], *grid(rows), "bars"),
         Section("Comparisons", compared),
+        Section("Members of the suites, each on what stood", [], *_suite_grid(report)),
         Section("Robust accuracy by epsilon", [], *_curve_grid(report), "curves"),
         Section("Pictures", [], *_picture_grid(report), "pictures"),
         Section("Perturbation norms", [], *_norm_grid(rows)),
@@ -92,6 +93,23 @@ def sections(report: dict) -> list[Section]:
         cells = [[key, _text(value)] for key, value in report.get(name, {}).items()]
         parts.append(Section(name.capitalize(), [], ["name", "value"], cells))
     return [section for section in parts if section.paragraphs or section.cells]
+
+
+def _suite_grid(report: dict) -> Grid:
+    headers = ["model", "suite", "member", "broken", "accuracy after it %"]
+    headers += ["forwards", "backwards", "seconds"]
+    cells = [
+        [
+            *(name, suite, member, str(found["broken"])),
+            f"{100 * found['robust_accuracy']:.1f}",
+            *(f"{found[key]:,}" for key in ("forwards", "backwards")),
+            f"{found['seconds']:.1f}",
+        ]
+        for name, suites in report.get("suites", {}).items()
+        for suite, members in suites.items()
+        for member, found in members.items()
+    ]
+    return headers, cells
 
 
 def _curve_grid(report: dict) -> Grid:

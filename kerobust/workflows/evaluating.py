@@ -8,6 +8,7 @@ import sys
 import tensorflow as tf
 
 from kerobust import run_folder
+from kerobust.batch_state import write_atomically
 from kerobust.config import UserError
 from kerobust.data.datasets import Split
 from kerobust.data.views import evaluation_batches
@@ -16,8 +17,8 @@ from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
-from kerobust.evaluation.state import write_atomically
 from kerobust.models.bundle import load_bundle, read_info
+from kerobust.models.foreign import is_foreign, load_foreign
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.workflows.preparing import Experiment
 from kerobust.workflows.training import read_encoder
@@ -64,28 +65,37 @@ def evaluate(experiment: Experiment) -> dict:
         results[name] = evaluator(
             _into_equal(known, model),
             experiment.source.splits[config.evaluate.split],
-            curve=not results,  # One curve tells enough.
+            thorough=not results,  # Attacks need one curve and one diagnosis.
             state_dir=folder / "batches",
             progress=_line if sys.stdout.isatty() else None,
         )
         notes[name] = note
-        found = json.dumps(results[name].to_dict())
-        write_atomically(folder / "results.json", found.encode())
-    report = _report(experiment, results, notes)
-    paths = write_report(workdir, report)
-    print(f"\n{table(report['rows'])}\n")
-    for text in (*map(sentence, report["comparisons"]), *report["notes"]):
+        found = {"results": results[name].to_dict()}
+        for suite, report in results[name].suites.items():
+            if report.suite["version"] != "custom":
+                about = {"name": name, "dataset": experiment.source.name}
+                found[f"model_info_{suite}"] = report.model_info(**about)
+        for file, content in found.items():
+            text = json.dumps(content, indent=1)
+            write_atomically(folder / f"{file}.json", text.encode())
+    content = _report(experiment, results, notes)
+    paths = write_report(workdir, content)
+    print(f"\n{table(content['rows'])}\n")
+    for text in (*map(sentence, content["comparisons"]), *content["notes"]):
         print(text)
     print(f"\nreport: {paths['html']}\ncurves: tensorboard --logdir {workdir}")
-    return report
+    return content
 
 
-def _into_equal(known: list, model: tf.keras.Model) -> tf.keras.Model:
+def _into_equal(known: list, model):
     """Returns a known model of the same structure, with the weights of `model`.
 
-    Attacks compile once per object. `known` holds (structure, model) of all models
-    unlike those before; the structure is kept because Keras adds to it at calls.
+    What is no Keras model is returned as it is. Attacks compile once per object.
+    `known` holds (structure, model) of all models unlike those before; the structure
+    is kept because Keras adds to it at calls.
     """
+    if not isinstance(model, tf.keras.Model):
+        return model
     structure = (type(model), model.get_config())
     for other, twin in known:
         if other == structure:
@@ -120,6 +130,10 @@ def _report(experiment: Experiment, results: dict, notes: dict) -> dict:
             for other in others
             for on in ("worst", "clean")
         ],
+        "suites": {
+            name: {suite: part.members for suite, part in it.suites.items()}
+            for name, it in results.items()
+        },
         "curves": {name: it.curve for name, it in results.items() if it.curve},
         "pictures": {first: results[first].pictures},
         "notes": doubts,
@@ -132,6 +146,9 @@ def _networks(experiment: Experiment):
     start = config.run.init_from
     own = workdir / "finetune" / "model"
     folder = own if start is None or own.exists() else pathlib.Path(start)
+    if start is not None and is_foreign(start):
+        yield "model", _foreign(experiment, start), "trained elsewhere"
+        return
     model = load_bundle(folder)
     if not isinstance(model, Classifier):
         raise UserError(
@@ -148,6 +165,20 @@ def _networks(experiment: Experiment):
             yield arm, load_bundle(folder), _cost("trained", folder)
     if "baselines" in config.run.stages:
         yield from _probes(experiment)
+
+
+def _foreign(experiment: Experiment, start: str):
+    """Returns the model of another program if it takes the images of the experiment."""
+    model = load_foreign(start)
+    shape = tf.TensorShape(getattr(model, "input_shape", None))
+    wanted = experiment.source.image_shape
+    if not shape.is_compatible_with([None, *wanted]):
+        raise UserError(
+            "`--run.init_from` must be a model for the images of `--data.name`, shape "
+            f"{tuple(wanted)}. Received: init_from={start}, whose input has shape "
+            f"{tuple(shape[1:])}."
+        )
+    return model
 
 
 def _cost(verb: str, bundle: pathlib.Path) -> str:

@@ -17,6 +17,7 @@ from kerobust.flags import STOPPED
 from kerobust.methods.base import Method
 from kerobust.methods.optimisation import OptimisationConfig
 from kerobust.models.bundle import load_bundle
+from kerobust.models.foreign import is_foreign, load_foreign
 from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.preparing import Experiment, prepare
 from kerobust.workflows.training import (
@@ -60,10 +61,9 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
 def _run_stages(experiment: Experiment) -> int:
     stages = experiment.config.run.stages
     run_folder.claim(experiment.config, experiment.source.digest)
-    encoder = _start(experiment)
-    if "pretrain" in stages:
-        encoder = pretrain(experiment)
+    encoder = pretrain(experiment) if "pretrain" in stages else None
     if "finetune" in stages:
+        encoder = _start(experiment) if encoder is None else encoder
         finetune(experiment, "finetune", experiment.config.finetune, encoder)
     if "baselines" in stages:
         baselines(experiment)
@@ -89,6 +89,16 @@ def _require_start(config: ExperimentConfig) -> None:
     """Refuses stages that have nothing to start from, before any work is done."""
     stages, start = config.run.stages, config.run.init_from
     folder = pathlib.Path(config.run.workdir)
+    if start is not None and is_foreign(start):
+        if tuple(stages) != ("evaluate",):
+            raise UserError(
+                "`--run.init_from` must be a bundle of this library unless "
+                "`--run.stages` is evaluate alone: models of other programs can be "
+                f"attacked, not trained. Received: init_from={start}, "
+                f"stages={','.join(stages)}."
+            )
+        load_foreign(start)
+        return
     if start is not None:
         try:
             load_bundle(start)

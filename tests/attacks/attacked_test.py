@@ -23,19 +23,32 @@ FULL = {
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 def test_attacks_come_back_from_their_config(name):
-    steps = {"steps": 3, "stop_when_fooled": False}
-    extra = {
-        "fgsm": {"stop_when_fooled": False},
-        "pgd": steps,
-        "momentum_pgd": {**steps, "decay": 0.5},
+    exact = {"keep": "best", "precision": "float32"}
+    own = {
+        "fgsm": {},
+        "pgd": {"steps": 3},
+        "momentum_pgd": {"steps": 3, "decay": 0.5},
+        "autopgd": {
+            **{"steps": 30, "rises": 0.6, "radii": (2.0, 1.0), "compat": True},
+            "keep": "best",
+        },
+        "fab": {
+            **{"steps": 3, "max_pull": 0.2, "overshoot": 1.1, "backward": 0.8},
+            **exact,
+        },
+        "square": {
+            **{"queries": 9, "initial_share": 0.5, "rescale_schedule": True},
+            **{"compat": True, "step_size": None, **exact},
+        },
     }
-    attack = ATTACKS[name](**FULL, **extra[name])
+    settings = {**FULL, "stop_when_fooled": False, **own[name]}
+    attack = ATTACKS[name](**settings)
 
     packed = tf.keras.saving.serialize_keras_object(attack)
     again = tf.keras.saving.deserialize_keras_object(packed)
 
     assert type(again) is type(attack) and again.get_config() == attack.get_config()
-    assert again.get_config() == {**FULL, **extra[name], "trainable": True}
+    assert again.get_config() == {**settings, "trainable": True}
 
 
 def test_config_names_are_canonical():

@@ -15,6 +15,7 @@ from kerobust.attacks import (
 )
 from kerobust.randomness import example_keys
 from tests.attacks.victims import (
+    CHEAP,
     Linear,
     convnet,
     digits,
@@ -36,7 +37,7 @@ def every_attack():
     """Returns (name, norm) -> attack with random start and all iterates considered."""
     options = {"random_start": True, "seed": 0, "keep": "best"}
     return {
-        (name, norm): attack(EPSILON[norm], norm=norm, **options)
+        (name, norm): attack(EPSILON[norm], norm=norm, **options, **CHEAP.get(name, {}))
         for name, attack in ATTACKS.items()
         for norm in NORMS
     }
@@ -61,7 +62,7 @@ def test_pixels_without_a_finite_gradient_stay_and_the_others_move(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["pgd", "momentum_pgd"])
+@pytest.mark.parametrize("name", ["pgd", "momentum_pgd", "autopgd", "square"])
 def test_result_stays_in_ball_and_box_whatever_the_gradient(every_attack, name, norm):
     class Wild(Objective):
         """NaN, infinite and zero gradients, beside ordinary ones."""
@@ -100,7 +101,9 @@ def test_epsilon_zero_returns_the_input_bit_for_bit(every_attack, network, name,
         ours.tobytes() == given.tobytes()
         for ours, given in zip(adversarial, images, strict=True)
     ]
-    assert same == [True, False, True, False]
+    assert same[0] and same[2]
+    # FAB returns the image wherever it finds nothing within epsilon that fools.
+    assert name == "fab" or not (same[1] or same[3])
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -65,7 +65,8 @@ def test_a_search_sees_the_victim_in_bfloat16():
     assert (found["float32"] != found["bfloat16"]).any()
 
 
-@pytest.mark.parametrize("name", sorted(ATTACKS))
+# FAB and Square refuse other precisions than float32.
+@pytest.mark.parametrize("name", sorted(ATTACKS.keys() - {"fab", "square"}))
 def test_the_perturbation_stays_float32(name):
     images = tf.random.uniform([4, 8, 8, 3], 0.2, 0.8, seed=1)
     attack = ATTACKS[name](0.0371, precision="bfloat16")

@@ -25,6 +25,9 @@ DIGESTS = {
     ),
 }
 
+# Settings with which sweeps over ATTACKS take seconds.
+CHEAP = {"autopgd": {"steps": 10}, "fab": {"steps": 8}, "square": {"queries": 60}}
+
 
 def golden(name: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a golden file after checking its digest."""

@@ -21,6 +21,7 @@ SHORT = (
     "--evaluate.restarts=1",
     "--evaluate.limit=40",
     "--evaluate.epsilons=0.1",
+    "--evaluate.diagnose=false",
     "--mimir.mi_batch=16",
 )
 

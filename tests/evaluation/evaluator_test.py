@@ -150,10 +150,10 @@ def test_new_weights_do_not_compile_more(model):
             return self.inner(images, training=training)
 
     counted, evaluator = Counted(), Evaluator(THREAT, ONE)
-    first = evaluator(counted, small_split(), curve=False)
+    first = evaluator(counted, small_split(), thorough=False)
     before = len(traces)
     counted.set_weights([-weight for weight in counted.get_weights()])
-    second = evaluator(counted, small_split(), curve=False)
+    second = evaluator(counted, small_split(), thorough=False)
 
     assert len(traces) == before
     assert second.clean.sum() < first.clean.sum()

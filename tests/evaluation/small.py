@@ -12,7 +12,9 @@ from kerobust.evaluation import EvaluateConfig, fit_linear
 from kerobust.randomness import uniform
 
 THREAT = AttackConfig(epsilon=0.05)
-QUICK = EvaluateConfig(steps=3, restarts=1, batch_size=25, epsilons=(0.05,))
+QUICK = EvaluateConfig(
+    steps=3, restarts=1, batch_size=25, epsilons=(0.05,), diagnose=False
+)
 ONE = QUICK.replace(attacks=("pgd",))
 
 

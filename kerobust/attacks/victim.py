@@ -1,0 +1,92 @@
+"""A model under evaluation: checked outputs, and a count of what it was asked."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from kerobust.attacks.objectives import LogitObjective, infer
+from kerobust.attacks.stochastic import Averaged
+from kerobust.config import UserError
+
+
+class Victim:
+    """Calls a model in inference mode and counts every image that passes through it.
+
+    Attacks compile once per objective, so keep the object as long as attacks go on.
+
+    Args:
+        model: Maps images float32 [B, H, W, C] in [0, 1] to logits [B, K].
+        draws: Number of forwards per point if the model is random on purpose; logits
+            are then the mean over the draws.
+    """
+
+    def __init__(self, model: Callable[[tf.Tensor], tf.Tensor], draws: int = 1):
+        self.model = model
+        self.draws = draws
+        self._counts = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in "fb"]
+        self._objectives: dict[type, LogitObjective | Averaged] = {}
+        self._forward = tf.function(self._mean_logits, reduce_retracing=True)
+
+    def __call__(self, images: tf.Tensor):
+        """Returns the outputs on images float32 [B, H, W, C]; for graphs too.
+
+        A model that lets no gradient pass (rounding, say) gets the gradient 0, so that
+        black-box attacks go on where the others cannot; `diagnose` names it.
+        """
+        forwards, backwards = self._counts
+
+        @tf.custom_gradient
+        def counted(images):
+            def backward(gradient):
+                backwards.assign_add(tf.shape(images, tf.int64)[0])
+                return gradient
+
+            return tf.identity(images), backward
+
+        forwards.assign_add(tf.shape(images, tf.int64)[0])
+        images = counted(images)
+        outputs = infer(self.model, images)
+        if not tf.is_tensor(outputs) or outputs.shape.rank != 2:
+            return outputs  # Whoever wants logits refuses them in its own words.
+        path = 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])
+        return outputs + path[:, tf.newaxis]
+
+    def objective(self, kind: type[LogitObjective]) -> LogitObjective | Averaged:
+        """Returns the objective `kind` on this model, always the same one."""
+        if kind not in self._objectives:
+            objective = kind(self)
+            averaged = Averaged(objective, self.draws) if self.draws > 1 else objective
+            self._objectives[kind] = averaged
+        return self._objectives[kind]
+
+    def logits(self, images) -> tf.Tensor:
+        """Returns finite float32 [B, K]; raises a `UserError` if there is no such."""
+        logits = self._forward(images)
+        shape = getattr(logits, "shape", None)
+        if shape is None or shape.rank != 2 or shape[1] < 2:
+            raise UserError(
+                "`model` must map images to logits [B, K] of at least two classes. "
+                f"Received: an output of {shape or type(logits).__name__}."
+            )
+        if not tf.reduce_all(tf.math.is_finite(logits)):
+            raise UserError(
+                "`model` must return finite logits. Received: NaN or infinity. The "
+                "model has diverged, or overflows in half precision."
+            )
+        return logits
+
+    def predictions(self, images) -> np.ndarray:
+        """Returns int32 [B]."""
+        return tf.argmax(self.logits(images), 1, output_type=tf.int32).numpy()
+
+    def passes(self) -> tuple[int, int]:
+        """Returns how many images went forwards, and gradients backwards, so far."""
+        forwards, backwards = self._counts
+        return int(forwards.numpy()), int(backwards.numpy())
+
+    def _mean_logits(self, images):
+        if self.draws == 1:
+            return self(images)
+        outputs = Averaged(LogitObjective(self), self.draws).outputs(images)
+        return tf.reduce_mean(outputs, axis=0)
