@@ -165,7 +165,12 @@ class L1Ball(NormBall):
         room = flatten(tf.cast(tf.where(perturbation < 0, -lower, upper), tf.float64))
         radius = tf.cast(epsilon, tf.float64)[:, tf.newaxis]
         fits = tf.reduce_sum(tf.minimum(size, room), axis=1, keepdims=True) <= radius
-        tau = tf.where(fits, tf.zeros_like(radius), _threshold(size, room, radius))
+        none = tf.zeros_like(radius)
+        tau = tf.cond(  # Sorting costs more than all the rest.
+            tf.reduce_all(fits),
+            lambda: none,
+            lambda: tf.where(fits, none, _threshold(size, room, radius)),
+        )
         shrunk = tf.cast(tf.clip_by_value(size - tau, 0.0, room), tf.float32)
         return tf.sign(perturbation) * tf.reshape(shrunk, tf.shape(perturbation))
 

@@ -15,7 +15,7 @@ from kerobust.attacks.arguments import any_batch, as_tensors, spread
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.differentiation import differentiate
-from kerobust.attacks.objectives import CrossEntropy, as_objective
+from kerobust.attacks.objectives import CrossEntropy, LogitObjective, as_objective
 from kerobust.attacks.precision import PRECISIONS, in_precision
 from kerobust.attacks.weak import WeakIdentityCache
 from kerobust.randomness import example_keys, fold_in
@@ -82,7 +82,8 @@ class Attack(tf.keras.layers.Layer):
         ValueError, TypeError: For arguments out of range.
     """
 
-    default_objective = CrossEntropy  # Of a victim that is not an objective.
+    # Of a victim that is not an objective.
+    default_objective: type[LogitObjective] = CrossEntropy
 
     def __init__(
         self,
