@@ -16,9 +16,9 @@ class Query(NamedTuple):
     """What is random in queries, here one per example.
 
     Attributes:
-        corners: int32 [B, W, 2], top left corners of its W windows.
+        corners: int32 [B, K, 2], top left corners of its K windows.
         up: bool [B, C], whether a channel is pushed up, or its pattern as it is.
-        turned: bool [B, W - 1], whether the pattern is transposed.
+        turned: bool [B, K - 1], whether the pattern is transposed.
     """
 
     corners: tf.Tensor

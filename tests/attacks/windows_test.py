@@ -1,11 +1,14 @@
-"""Tests of kerobust.attacks.windows: sizes, places and patterns of Square's windows."""
+"""Windows of Square: sizes, places, patterns, and what a start and a query do there."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerobust.attacks import BALLS
+from kerobust.attacks.square import Square
 from kerobust.attacks.windows import (
     BLOCK,
+    Query,
     Windows,
     pyramids,
     tiles,
@@ -81,6 +84,22 @@ def test_corners_are_uniform_over_all_positions(norm):
         np.testing.assert_allclose(share, np.full(positions, 1 / positions), atol=0.01)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_windows_fit_and_reach_the_border_while_their_side_shrinks(norm):
+    shares = window_shares(BLOCK, 0.3, False)
+    windows = Windows((20, 25, 1), norm, shares)
+
+    corners = windows.block(tf.constant(0), keys_of(300)).corners.numpy()
+
+    # 0.3 * 500 pixels and halves of them after queries 10 and 50: sides 12, 9, 6 in
+    # linf. No window leaves the image; of 300 some touch its end.
+    sides = window_sides(shares, 20, 25, norm)
+    assert len(set(sides)) == 3
+    ends = (corners + sides[:, None, None]).max(axis=(0, 2))
+    np.testing.assert_array_equal(ends, np.tile([20, 25], [BLOCK, 1]))
+    np.testing.assert_array_equal(corners.min(axis=(0, 2)), np.zeros([BLOCK, 2]))
+
+
 def test_compat_never_draws_the_last_position():
     windows = Windows((7, 9, 1), "l2", np.full([BLOCK], 0.15), whole=False)
 
@@ -148,3 +167,116 @@ def test_compat_leaves_the_border_that_the_original_leaves(side, covered):
     expected = np.zeros([2, side, side, 1], bool)
     expected[:, covered, covered] = True
     np.testing.assert_array_equal(pattern != 0, expected)
+
+
+# One query against its description in words.
+
+
+def slices(change, epsilon, side, query, norm):
+    """Returns the change [H, W, C] after a query, before box and l1 ball."""
+    power = 2 if norm == "l2" else 1
+    channels = change.shape[2]
+
+    def size(values):
+        return (np.abs(values) ** power).sum() ** (1 / power)
+
+    (top, left), (top2, left2) = query.corners.numpy()[0]
+    first = slice(top, top + side), slice(left, left + side)
+    second = slice(top2, top2 + side), slice(left2, left2 + side)
+    unused = max(epsilon**power - size(change) ** power, 0) / channels
+    result = change.copy()
+    result[second] = 0
+    for channel in range(channels):
+        old = change[first][..., channel]
+        either = change[..., channel].copy()
+        outside = np.ones(either.shape, bool)
+        outside[first] = outside[second] = False
+        either[outside] = 0
+        pattern = pyramids(side, norm)
+        pattern = pattern.T if query.turned.numpy()[0, 0] else pattern
+        pattern = pattern * (1 if query.up.numpy()[0, channel] else -1)
+        pattern = pattern + old / max(size(old), 1e-12)
+        budget = (unused + size(either) ** power) ** (1 / power)
+        budget *= channels if norm == "l1" else 1
+        result[first][..., channel] = pattern / size(pattern) * budget
+    return result * epsilon / size(result) if norm == "l2" else result
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("second", [(0, 4), (3, 2)], ids=["apart", "overlapping"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_query_moves_the_change_as_the_papers_say(norm, second, turned):
+    generator = np.random.default_rng(0)
+    images = np.full([1, 7, 9, 3], 0.5, np.float32)
+    change = generator.normal(size=[7, 9, 3])
+    change *= 0.3 / {"l2": np.linalg.norm(change), "l1": np.abs(change).sum()}[norm]
+    epsilon = tf.constant([0.4])
+    query = Query(
+        tf.constant([[[2, 1], second]]),
+        tf.constant([[True, False, True]]),
+        tf.constant([[turned]]),
+    )
+    attack = Square(norm=norm)
+    windows = Windows((7, 9, 3), norm, np.array([0.15]))  # Side 3.
+
+    moved = attack._move(
+        windows,
+        tf.constant(0),
+        query,
+        tf.constant(images + change, tf.float32),
+        attack.ball.room(tf.constant(images), epsilon),
+    )
+
+    expected = slices(change, 0.4, 3, query, norm)
+    if norm == "l1":  # Into the ball; the box is far away.
+        box = tf.fill([1, 7, 9, 3], 0.5)
+        inside = tf.constant(expected[None], tf.float32)
+        expected = BALLS["l1"].project(inside, epsilon, -box, box)[0]
+    np.testing.assert_allclose(moved[0] - images[0], expected, atol=2e-6)
+
+
+def test_a_query_of_linf_sets_a_window_to_the_ends_of_the_ball():
+    images = tf.fill([1, 4, 5, 2], 0.95)
+    attack = Square()
+    windows = Windows((4, 5, 2), "linf", np.array([0.2]))  # Side 2.
+    query = Query(
+        tf.constant([[[1, 3]]]), tf.constant([[True, False]]), tf.zeros([1, 0], bool)
+    )
+    room = attack.ball.room(images, tf.constant([0.1]))
+
+    found = attack._set(windows, tf.constant(0), query, images, room).numpy()
+
+    expected = np.full([4, 5, 2], 0.95, np.float32)
+    expected[1:3, 3:5] = 1.0, 0.85  # Up to the box, down by epsilon.
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+
+# Starts.
+
+
+@pytest.mark.parametrize("compat", [False, True])
+def test_linf_starts_from_full_stripes_of_each_channel(compat):
+    images = tf.fill([2, 6, 40, 3], 0.5)
+    attack = Square(0.1, compat=compat)
+
+    start = attack._start(images, tf.fill([2], 0.1), keys_of(2), 0).numpy()
+
+    np.testing.assert_allclose(np.abs(start - 0.5), np.full(images.shape, 0.1), 1e-5)
+    assert (start == start[:, :1]).all()
+    rising = (start > 0.5)[:, 0].reshape(-1)
+    assert 0.35 < rising.mean() < 0.65
+    assert (start[0] != start[1]).any() and (start[..., 0] != start[..., 1]).any()
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (3, 2), (8, 8), (13, 32), (32, 32)])
+def test_tiles_cover_the_image_and_start_on_the_sphere(norm, shape):
+    images = tf.fill([3, *shape, 2], 0.5)
+    epsilon = tf.constant([0.3, 0.4, 0.5])
+    attack = Square(norm=norm)
+
+    pattern = tiles(keys_of(3), (*shape, 2), norm).numpy()
+    start = attack._start(images, epsilon, keys_of(3), 0)
+
+    assert (pattern != 0).all()
+    np.testing.assert_allclose(attack.ball.norm(start - 0.5), epsilon, rtol=1e-4)
