@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx
 
 from kerobust.attacks.objectives import LogitObjective, infer
 from kerobust.attacks.stochastic import Averaged
@@ -26,7 +27,9 @@ class Victim:
         self.draws = draws
         self._counts = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in "fb"]
         self._objectives: dict[type, LogitObjective | Averaged] = {}
-        self._forward = tf.function(self._mean_logits, reduce_retracing=True)
+        self._forward = tf.function(
+            self._mean_logits, autograph=False, reduce_retracing=True
+        )
 
     def __call__(self, images: tf.Tensor):
         """Returns the outputs on images float32 [B, H, W, C]; for graphs too.
@@ -65,9 +68,10 @@ class Victim:
         logits = self._forward(images)
         shape = getattr(logits, "shape", None)
         if shape is None or shape.rank != 2 or shape[1] < 2:
+            text = type(logits).__name__ if shape is None else f"shape {shape}"
             raise UserError(
                 "`model` must map images to logits [B, K] of at least two classes. "
-                f"Received: an output of {shape or type(logits).__name__}."
+                f"Received: an output of {text}."
             )
         if not tf.reduce_all(tf.math.is_finite(logits)):
             raise UserError(
@@ -86,7 +90,9 @@ class Victim:
         return int(forwards.numpy()), int(backwards.numpy())
 
     def _mean_logits(self, images):
-        if self.draws == 1:
-            return self(images)
-        outputs = Averaged(LogitObjective(self), self.draws).outputs(images)
-        return tf.reduce_mean(outputs, axis=0)
+        # As in `Attack`: lets Keras convert its models' calls.
+        with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
+            if self.draws == 1:
+                return self(images)
+            outputs = Averaged(LogitObjective(self), self.draws).outputs(images)
+            return tf.reduce_mean(outputs, axis=0)
