@@ -19,6 +19,7 @@ from kerobust.attacks.margins import (
     ranked_goals,
 )
 from kerobust.attacks.msd import MSD
+from kerobust.attacks.multinorm import MultiNorm, MultiNormReport
 from kerobust.attacks.objectives import (
     CosineDistance,
     CrossEntropy,
@@ -71,6 +72,8 @@ __all__ = [
     "LogitMargin",
     "MaskingError",
     "MomentumPGD",
+    "MultiNorm",
+    "MultiNormReport",
     "NormBall",
     "Objective",
     "SecurityCurve",

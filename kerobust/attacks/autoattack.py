@@ -1,20 +1,11 @@
 """AutoAttack: an ensemble without settings, on everything the model has right."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
-import numpy as np
-import tensorflow as tf
-
-import kerobust
-from kerobust.attacks.attempts import run_attempts
+from kerobust.attacks.attempts import Attempt
 from kerobust.attacks.balls import canonical_norm
-from kerobust.attacks.checks import check_count, check_images, check_radius
-from kerobust.attacks.diagnostics import diagnose as find_symptoms
-from kerobust.attacks.findings import Finding, MaskingError
-from kerobust.attacks.suite_report import AutoAttackReport, assemble
-from kerobust.attacks.suites import (
+from kerobust.attacks.checks import check_count, check_radius
+from kerobust.attacks.members import (
     DRAWS,
     MEMBERS,
     QUERIES,
@@ -24,20 +15,14 @@ from kerobust.attacks.suites import (
     remarks,
     restarts_of,
 )
-from kerobust.attacks.victim import Victim
-from kerobust.batch_state import BatchState, array_digest, weights_digest
+from kerobust.attacks.suite import Suite
 from kerobust.config import check_name
-from kerobust.progress import Clock
-
-_PROBE = 8  # Examples whose logits tell models apart.
 
 
-class AutoAttack:
+class AutoAttack(Suite):
     """The evaluation with Auto-PGD, FAB and Square that robust accuracies are told by.
 
-    Every attack tries what the earlier ones left standing, and every success is seen
-    again in a forward of its own. Randomness belongs to the example: neither the batch
-    size nor the order of examples nor interruptions change a result.
+    `evaluate` says what a model withstands, see `Suite`.
 
     Args:
         epsilon: Radius of the ball, pixel units of images in [0, 1].
@@ -75,10 +60,8 @@ class AutoAttack:
         steps: int = STEPS,
         queries: int = QUERIES,
     ):
-        self.norm = canonical_norm(norm)
-        check_radius(
-            "epsilon", epsilon, 1.0 if self.norm == "linf" else None, self.norm
-        )
+        norm = canonical_norm(norm)
+        check_radius("epsilon", epsilon, 1.0 if norm == "linf" else None, norm)
         check_name("version", version, (*VERSIONS, "custom"))
         if (version == "custom") != (attacks is not None):
             raise ValueError(
@@ -87,7 +70,8 @@ class AutoAttack:
             )
         check_count("steps", steps)
         check_count("queries", queries)
-        self.epsilon, self.version, self.seed = float(epsilon), version, int(seed)
+        super().__init__(epsilon, norm, seed, DRAWS if version == "rand" else 1)
+        self.version = version
         self.steps, self.queries = int(steps), int(queries)
         if attacks is None:
             self.members = restarts_of(version, self.norm)
@@ -97,8 +81,7 @@ class AutoAttack:
         for name, restarts in self.members.items():
             check_name("attacks", name, MEMBERS)
             check_count("attacks", restarts)
-        self._victim: Victim | None = None
-        self._attempts: dict[int, list] = {}
+        self._attempts: dict[int, list[Attempt]] = {}
 
     @property
     def is_standard(self) -> bool:
@@ -106,8 +89,7 @@ class AutoAttack:
         usual = (self.steps, self.queries) == (STEPS, QUERIES)
         return self.version == "standard" and usual
 
-    def attempts(self, classes: int) -> list:
-        """Returns the attempts on a model of some classes; always the same objects."""
+    def attempts(self, classes: int) -> list[Attempt]:
         if classes not in self._attempts:
             self._attempts[classes] = make_attempts(
                 self.members,
@@ -119,205 +101,11 @@ class AutoAttack:
             )
         return self._attempts[classes]
 
-    def evaluate(
-        self,
-        model: Callable[[tf.Tensor], tf.Tensor],
-        images,
-        labels=None,
-        *,
-        batch_size: int = 250,
-        state_dir: str | os.PathLike | None = None,
-        progress: Callable[[str], None] | None = None,
-        diagnose: bool = True,
-        strict: bool = False,
-        return_adversarial: bool = False,
-    ) -> AutoAttackReport:
-        """Returns what the model withstands, example by example.
-
-        Args:
-            model: Maps images float32 [B, H, W, C] in [0, 1] to logits [B, K]; a Keras
-                model is called with `training=False`.
-            images: floating [N, H, W, C] in [0, 1]; or a `tf.data.Dataset`, or another
-                iterable, of batches (images, labels) of any sizes.
-            labels: int [N]; only with an array of images.
-            batch_size: Images per batch; does not change results.
-            state_dir: Where finished batches are kept, so that a rerun after a kill
-                redoes only the batch that was running; None = nowhere.
-            progress: Called with a line of text, an ETA in it, after every attempt;
-                `print` is one.
-            diagnose: Whether signs of masked gradients are looked for first, on at most
-                64 images (see `kerobust.attacks.diagnostics`).
-            strict: Whether such a sign raises instead of being reported.
-            return_adversarial: Whether the report keeps the adversarial images.
-
-        Raises:
-            UserError: If the model's outputs are no finite logits.
-            ValueError: If images or labels are out of range.
-            MaskingError: With `strict`, if a sign of masked gradients is found.
-        """
-        rows, batches = _batches(images, labels, batch_size)
-        if self._victim is None or self._victim.model is not model:
-            draws = DRAWS if self.version == "rand" else 1
-            self._victim = Victim(model, draws)
-        run = _Run(self, self._victim, state_dir, progress, return_adversarial)
-        findings: list[Finding] = []
-        for index, (images, labels) in enumerate(batches):
-            if diagnose and not index:
-                findings += self._diagnose(model, images, labels, strict)
-            run.batch(index, images, labels, -(-rows // batch_size) if rows else None)
-        report = assemble(self, run.attempts, run.found, findings)
-        serious = [each for each in report.findings if each.severity != "info"]
-        if strict and serious:
-            raise MaskingError(serious)
-        return report
+    def describe(self) -> dict:
+        own = ("version", "members", "steps", "queries", "seed")
+        return {name: getattr(self, name) for name in own} | {
+            "standard": self.is_standard
+        }
 
     def notes(self, classes: int) -> list[str]:
-        """Returns how the suite is adapted to a number of classes, in sentences."""
         return remarks(self.members, self.norm, classes)
-
-    def _diagnose(self, model, images, labels, strict):
-        return find_symptoms(
-            model,
-            images,
-            labels,
-            self.epsilon,
-            self.norm,
-            seed=self.seed,
-            strict=strict,
-            random=self.version == "rand",
-        )
-
-
-class _Run:
-    """One evaluation as it goes from batch to batch."""
-
-    def __init__(self, suite: AutoAttack, victim: Victim, state_dir, progress, keep):
-        self.suite, self.victim, self.keep = suite, victim, keep
-        self.state_dir, self.say = state_dir, progress or (lambda text: None)
-        self.attempts: list = []
-        self.found: list[dict] = []
-        self._state: Any = None
-        self._clock: Any = None
-        self._work = 0.0
-        self._rows = 0
-
-    def batch(self, index: int, images, labels, batches: int | None) -> None:
-        """Attacks one batch, unless its results are kept already."""
-        clean = self.victim.logits(images).numpy()
-        if self._state is None:
-            self._begin(clean, batches)
-        ids = np.arange(self._rows, self._rows + len(labels))
-        self._rows += len(labels)
-        where = f"batch {index + 1}" + (f" of {batches}" if batches else "")
-
-        def done(attempt, standing):
-            text = f"{attempt} on {standing} images: {where}"
-            self._clock.advance(attempt.cost, index, text)
-
-        def work():
-            return self._attack(images, labels, ids, clean, done)
-
-        key = f"{array_digest(images)[:12]}-{array_digest(labels)[:12]}"
-        arrays, fresh = self._state.get(key, index, work)
-        if not fresh:
-            self._clock.advance(self._work, index, where, fresh)
-        self.found.append(arrays)
-
-    def _begin(self, clean: np.ndarray, batches: int | None) -> None:
-        """Sets up what the first batch must be known for."""
-        self.attempts = self.suite.attempts(clean.shape[1])
-        identity = self._identity(clean.shape[1])
-        self._state = BatchState(self.state_dir, identity, clean[:_PROBE], self.say)
-        self._work = sum(attempt.cost for attempt in self.attempts)
-        self._clock = Clock(self._work * (batches or 1), self.say)
-
-    def _attack(self, images, labels, ids, clean, done) -> dict[str, np.ndarray]:
-        suite = self.suite
-        outcome = run_attempts(
-            self.attempts,
-            self.victim,
-            images,
-            labels,
-            ids,
-            suite.seed,
-            suite.epsilon,
-            clean=clean,
-            done=done,
-        )
-        broken = outcome.broken_by >= 0
-        # What withstood is shown as it is: no search result of it means anything.
-        adversarial = np.where(
-            broken[:, None, None, None], outcome.adversarial, images
-        ).astype(np.float32)
-        ball = self.attempts[0].attack.ball
-        found = {
-            "labels": labels,
-            "predictions": np.where(broken, outcome.predictions, clean.argmax(1)),
-            "broken_by": outcome.broken_by,
-            "norms": ball.norm(tf.constant(adversarial - images)).numpy(),
-            "spent": outcome.spent,
-            "classes": np.array(clean.shape[1]),
-        }
-        return found | ({"adversarial": adversarial} if self.keep else {})
-
-    def _identity(self, classes: int) -> dict[str, str]:
-        suite = self.suite
-        return {
-            "version": kerobust.__version__,
-            "weights of the model": weights_digest(self.victim.model),
-            "attacks": str(suite.members),
-            "threat": f"{suite.norm} {suite.epsilon!r}",
-            "steps and queries": f"{suite.steps} {suite.queries}",
-            "seed": str(suite.seed),
-            "classes": str(classes),
-            "adversarial images": str(self.keep),
-        }
-
-
-def _batches(images, labels, batch_size: int) -> tuple[int | None, Iterator]:
-    """Returns (number of images if known, batches of checked arrays)."""
-    check_count("batch_size", batch_size)
-    if labels is None:
-        if tf.is_tensor(images) or isinstance(images, np.ndarray):
-            raise ValueError(
-                "`labels` must be given with an array of images: accuracy needs the "
-                f"truth. Received: labels=None, images of shape {images.shape}."
-            )
-        return None, map(_checked, _regrouped(images, batch_size))
-    images, labels = np.asarray(images), np.asarray(labels)
-    pairs = (
-        (images[start : start + batch_size], labels[start : start + batch_size])
-        for start in range(0, len(images), batch_size)
-    )
-    if len(images) != len(labels) or not len(images):
-        raise ValueError(
-            "`labels` must have one row per image, and there must be images. Received: "
-            f"{len(labels)} labels for {len(images)} images."
-        )
-    return len(images), (_checked(pair) for pair in pairs)
-
-
-def _regrouped(batches: Iterable, batch_size: int) -> Iterator:
-    """Yields the examples of batches of any sizes in batches of `batch_size`."""
-    held: list = []
-    for images, labels in batches:
-        held += zip(np.asarray(images), np.asarray(labels), strict=True)
-        while len(held) >= batch_size:
-            yield tuple(map(np.stack, zip(*held[:batch_size], strict=True)))
-            held = held[batch_size:]
-    if held:
-        yield tuple(map(np.stack, zip(*held, strict=True)))
-
-
-def _checked(pair) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = pair
-    check_images(images)
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ValueError(
-            "`labels` must be class indices from 0, int [N]. "
-            f"Received: labels of shape {labels.shape} and type {labels.dtype}."
-        )
-    return images.astype(np.float32), labels.astype(np.int32)

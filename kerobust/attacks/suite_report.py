@@ -1,4 +1,4 @@
-"""What AutoAttack found: per example, per member, and in the words of others."""
+"""What a suite found: per example, per member, and in the words of others."""
 
 import dataclasses
 
@@ -14,12 +14,13 @@ _BLACK_BOX = ("square",)
 
 @dataclasses.dataclass
 class AutoAttackReport:
-    """Results of AutoAttack on one model, example by example.
+    """Results of AutoAttack, or another suite, on one model, example by example.
 
     Attributes:
         threat: {"epsilon", "norm"}.
-        suite: {"version", "members" (name -> restarts), "steps", "queries", "seed",
-            "standard" (whether this is standard AutoAttack)}.
+        suite: Its settings; of AutoAttack {"version", "members" (name -> restarts),
+            "steps", "queries", "seed", "standard" (whether this is standard
+            AutoAttack)}.
         classes: Number of classes.
         labels: int32 [N].
         clean: bool [N], right without attack.
@@ -118,7 +119,7 @@ class AutoAttackReport:
             "eps": format_number(float(self.threat["epsilon"])),
             "clean_acc": f"{100 * self.clean_accuracy:.2f}",
             "reported": "",
-            "autoattack_acc": accuracy if self.suite["standard"] else "",
+            "autoattack_acc": accuracy if self.suite.get("standard") else "",
             "unreliable": any(finding.severity == "error" for finding in self.findings),
         }
         return usual | known
@@ -127,7 +128,7 @@ class AutoAttackReport:
 def assemble(
     suite, attempts: list[Attempt], found: list[dict], findings: list[Finding]
 ) -> AutoAttackReport:
-    """Returns the report of an `AutoAttack` from the arrays of all its batches."""
+    """Returns the report of a `Suite` from the arrays of all its batches."""
     names = ("labels", "predictions", "broken_by", "norms")
     merged = {name: np.concatenate([part[name] for part in found]) for name in names}
     broken_by, classes = merged["broken_by"], int(found[0]["classes"])
@@ -136,14 +137,7 @@ def assemble(
     kept = "adversarial" in found[0]
     return AutoAttackReport(
         threat={"epsilon": suite.epsilon, "norm": suite.norm},
-        suite={
-            "version": suite.version,
-            "members": suite.members,
-            "steps": suite.steps,
-            "queries": suite.queries,
-            "seed": suite.seed,
-            "standard": suite.is_standard,
-        },
+        suite=suite.describe(),
         classes=classes,
         clean=broken_by != WRONG,
         robust=broken_by == UNBROKEN,

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 
+from kerobust.attacks.arguments import any_batch
 from kerobust.attacks.objectives import LogitObjective, infer
 from kerobust.attacks.stochastic import Averaged
 from kerobust.config import UserError
@@ -27,9 +28,7 @@ class Victim:
         self.draws = draws
         self._counts = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in "fb"]
         self._objectives: dict[type, LogitObjective | Averaged] = {}
-        self._forward = tf.function(
-            self._mean_logits, autograph=False, reduce_retracing=True
-        )
+        self._functions: dict[tf.TensorSpec, Callable] = {}
 
     def __call__(self, images: tf.Tensor):
         """Returns the outputs on images float32 [B, H, W, C]; for graphs too.
@@ -65,7 +64,12 @@ class Victim:
 
     def logits(self, images) -> tf.Tensor:
         """Returns finite float32 [B, K]; raises a `UserError` if there is no such."""
-        logits = self._forward(images)
+        images = tf.convert_to_tensor(images)
+        kind = any_batch(images)
+        if kind not in self._functions:
+            forward = tf.function(self._mean_logits, [kind], autograph=False)
+            self._functions[kind] = forward
+        logits = self._functions[kind](images)
         shape = getattr(logits, "shape", None)
         if shape is None or shape.rank != 2 or shape[1] < 2:
             text = type(logits).__name__ if shape is None else f"shape {shape}"

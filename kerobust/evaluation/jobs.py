@@ -12,7 +12,7 @@ from kerobust.attacks.attempts import Attempt, run_attempts
 from kerobust.attacks.autoattack import AutoAttack
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm
 from kerobust.attacks.base import Attack
-from kerobust.attacks.suites import MEMBERS
+from kerobust.attacks.members import MEMBERS
 from kerobust.attacks.victim import Victim
 from kerobust.config import UserError
 

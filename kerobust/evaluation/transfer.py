@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from kerobust.attacks import Attack
 from kerobust.attacks.checks import check_count
-from kerobust.evaluation.jobs import Victim
+from kerobust.attacks.victim import Victim
 from kerobust.evaluation.results import share
 from kerobust.randomness import example_keys
 

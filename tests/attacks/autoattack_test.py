@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kerobust.attacks import AutoAttack, CrossEntropy, MaskingError
 from kerobust.attacks.attempts import Attempt, run_attempts
-from kerobust.attacks.suites import make_attempts, restarts_of
+from kerobust.attacks.members import make_attempts, restarts_of
 from kerobust.attacks.victim import Victim
 from kerobust.config import UserError
 from tests.attacks.victims import convnet, digits

@@ -12,7 +12,7 @@ import pytest
 
 from kerobust.attacks import PGD
 from kerobust.attacks.precision import PRECISIONS
-from kerobust.evaluation.jobs import Victim
+from kerobust.attacks.victim import Victim
 from tests.models.published import cifar10_test, resnet20, vit
 
 pytestmark = pytest.mark.data
