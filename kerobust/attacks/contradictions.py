@@ -168,7 +168,7 @@ def noise_stronger(step_robust: np.ndarray, noise_robust: np.ndarray) -> Finding
 
     Args:
         step_robust: bool [B], not fooled by one step of size epsilon.
-        noise_robust: bool [B], not fooled by one draw from the ball.
+        noise_robust: bool [B], not fooled by random draws from the ball.
     """
     only_noise = int(np.sum(step_robust & ~noise_robust))
     only_step = int(np.sum(noise_robust & ~step_robust))

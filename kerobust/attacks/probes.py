@@ -188,11 +188,11 @@ class Probe:
         # Far outside: the nearest point of an l1 ball then changes the steepest pixels.
         return self._confined(_FAR * tf.math.divide_no_nan(gradient, largest), epsilon)
 
-    def noise(self, epsilon: float) -> tf.Tensor:
-        """Returns images with one random change each from the ball."""
-        keys, shape = fold_in(self.keys, "noise"), self.images.shape[1:]
-        drawn = self.ball.sample(keys, shape, self._radii(epsilon))
-        return self._confined(drawn, epsilon)
+    def noise(self, epsilon: float, draw: int = 0) -> tf.Tensor:
+        """Returns images with one random change each from the ball, draw by draw."""
+        keys = fold_in(fold_in(self.keys, "noise"), draw)
+        change = self.ball.sample(keys, self.images.shape[1:], self._radii(epsilon))
+        return self._confined(change, epsilon)
 
     def _layers(self):
         return self.model.submodules if isinstance(self.model, tf.Module) else ()

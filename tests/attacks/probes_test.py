@@ -64,6 +64,7 @@ def test_noise_lies_in_the_ball_and_repeats_with_the_seed(norm):
     assert (size > 0).all() and (size <= epsilon * (1 + 1e-5)).all()
     np.testing.assert_array_equal(noise, same.noise(epsilon))
     assert not np.array_equal(noise, other.noise(epsilon))
+    assert not np.array_equal(noise, probe.noise(epsilon, draw=1))
 
 
 def test_gradients_are_those_of_the_formulas():
