@@ -8,6 +8,7 @@ from kerobust.evaluation.online import OnlineKnn
 from kerobust.evaluation.plots import amplify, panel
 from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.results import Evaluation
+from kerobust.evaluation.transfer import TransferMatrix, transfer_matrix
 
 __all__ = [
     "EvaluateConfig",
@@ -15,6 +16,7 @@ __all__ = [
     "Evaluator",
     "McNemar",
     "OnlineKnn",
+    "TransferMatrix",
     "amplify",
     "compare",
     "evaluate",
@@ -25,6 +27,7 @@ __all__ = [
     "panel",
     "row",
     "table",
+    "transfer_matrix",
     "wilson",
     "write_report",
 ]
