@@ -49,6 +49,8 @@ def data():
 @pytest.fixture(scope="module")
 def found(models, data):
     surrogates = {name: models[name] for name in ("first", "orthogonal")}
+    # Attacks on it help the other victims, but not with what they have wrong as it is.
+    surrogates["opposite"] = Linear(-FIRST)
     return transfer_matrix(FGSM(EPSILON, norm="l2"), surrogates, models, *data)
 
 
@@ -56,11 +58,11 @@ def test_linear_models_transfer_as_far_as_their_weights_agree(found, models, dat
     images, labels = data
     change, signs = images.reshape(60, 4) - 0.5, 2 * labels - 1
 
-    assert found.surrogates == ("first", "orthogonal")
+    assert found.surrogates == ("first", "orthogonal", "opposite")
     assert found.victims == ("first", "parallel", "orthogonal", "between")
     for row, surrogate in enumerate(found.surrogates):
-        direction = models[surrogate].kernel.numpy()
-        direction = direction / np.linalg.norm(direction)
+        weights = {"first": FIRST, "orthogonal": SECOND, "opposite": -FIRST}[surrogate]
+        direction = weights / np.linalg.norm(weights)
         for column, victim in enumerate(found.victims):
             weights = models[victim].kernel.numpy()
             margin = signs * (change @ weights)
@@ -69,6 +71,8 @@ def test_linear_models_transfer_as_far_as_their_weights_agree(found, models, dat
             expected = (margin > 0) & (left > 0)
             np.testing.assert_array_equal(found.robust[row, column], expected)
             np.testing.assert_array_equal(found.clean[column], margin > 0)
+    helped = (margin < 0) & (left > 0)
+    assert helped.any() and not found.robust[2, 3, helped].any()
 
 
 def test_parallel_models_fall_alike_and_orthogonal_ones_not_at_all(found):
