@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import AutoAttack, CrossEntropy, MaskingError
+from kerobust.attacks import AutoAttack, CrossEntropy, MaskingError, TargetedDLR
 from kerobust.attacks.attempts import Attempt, run_attempts
 from kerobust.attacks.members import make_attempts, restarts_of
 from kerobust.attacks.victim import Victim
@@ -169,6 +169,30 @@ def test_a_success_that_the_model_does_not_confirm_counts_for_nothing(network):
     )
 
     assert (found.broken_by < 0).all()
+
+
+def test_every_attempt_has_noise_of_its_own(network):
+    seen = []
+
+    class Recorder:
+        ball = AutoAttack(0.1).attempts(10)[0].attack.ball
+
+        def __call__(self, images, targets, victim, *, epsilon, keys):
+            seen.append(keys.numpy())
+            return images
+
+    images, labels = digits(3)
+    one = Attempt("one", Recorder(), CrossEntropy)
+    other = one._replace(name="other", objective=TargetedDLR)
+    attempts = [
+        *(one, one._replace(restart=1), other._replace(goal=1)),
+        other._replace(goal=2),
+    ]
+
+    run_attempts(attempts, Victim(network), images, labels, np.arange(3), 0, 0.1)
+
+    # Four attempts on three examples: twelve different keys.
+    assert len(np.unique(np.concatenate(seen), axis=0)) == 12
 
 
 def test_an_attack_that_leaves_its_ball_is_void(network):
