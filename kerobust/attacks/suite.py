@@ -96,6 +96,8 @@ class Suite:
             if diagnose and not index:
                 findings += self._diagnose(model, images, labels, strict)
             run.batch(index, images, labels, -(-rows // batch_size) if rows else None)
+        if not run.found:
+            raise ValueError("`images` must hold an example. Received: none at all.")
         report = assemble(self, run.attempts, run.found, findings)
         serious = [each for each in report.findings if each.severity != "info"]
         if strict and serious:
@@ -131,6 +133,11 @@ class _Run:
     def batch(self, index: int, images, labels, batches: int | None) -> None:
         """Attacks one batch, unless its results are kept already."""
         clean = self.victim.logits(images).numpy()
+        if labels.max() >= clean.shape[1]:
+            raise ValueError(
+                "`labels` must be below the number of logits. Received: labels up to "
+                f"{labels.max()} for logits of shape {clean.shape}."
+            )
         if self._state is None:
             self._begin(clean, batches)
         ids = np.arange(self._rows, self._rows + len(labels))
@@ -154,7 +161,9 @@ class _Run:
         """Sets up what the first batch must be known for."""
         self.attempts = self.suite.attempts(clean.shape[1])
         identity = self._identity(clean.shape[1])
-        self._state = BatchState(self.state_dir, identity, clean[:_PROBE], self.say)
+        # What a random model says tells it from others as little as from itself.
+        probe = clean[:_PROBE] if self.suite.draws == 1 else np.zeros([1, 1])
+        self._state = BatchState(self.state_dir, identity, probe, self.say)
         self._work = sum(attempt.cost for attempt in self.attempts)
         self._clock = Clock(self._work * (batches or 1), self.say)
 

@@ -291,6 +291,24 @@ def test_a_random_model_is_judged_by_many_draws(network):
     assert 20 * attacked <= counts["backwards"] <= 20 * 4 * attacked
 
 
+def test_a_random_model_continues_after_a_kill(network, tmp_path):
+    images, labels = digits(6)
+    noise = tf.random.Generator.from_seed(0)
+
+    def noisy(images):
+        return network(images + noise.normal(tf.shape(images), stddev=0.1))
+
+    suite = AutoAttack(0.1, version="rand", steps=2)
+    options = {"diagnose": False, "state_dir": tmp_path}
+    first = suite.evaluate(noisy, images, labels, **options)
+    lines = []
+
+    again = suite.evaluate(noisy, images, labels, progress=lines.append, **options)
+
+    assert lines == [f"continuing with 1 stored batches in {tmp_path}"]
+    assert_same(again, first)
+
+
 def test_the_report_is_json_and_knows_the_fields_of_robustbench(report):
     info = report.model_info(name="digits", dataset="digits")
 
@@ -383,6 +401,8 @@ def test_what_it_refuses(options, text):
     [
         (np.zeros([2, 4, 4, 1], np.float32), None, "`labels` must be given"),
         (np.zeros([2, 4, 4, 1], np.float32), [0], "one row per image"),
+        (np.zeros([2, 8, 8, 1], np.float32), [0, 10], "below the number of logits"),
+        ([], None, "`images` must hold an example"),
         (np.full([2, 4, 4, 1], 255.0, np.float32), [0, 1], r"\[0, 1\]. Divide by 255"),
         (np.zeros([2, 4, 4, 1], np.float32), [0.5, 1], "`labels` must be class"),
         (
@@ -394,4 +414,4 @@ def test_what_it_refuses(options, text):
 )
 def test_what_evaluate_refuses(network, images, labels, text):
     with pytest.raises(ValueError, match=text):
-        AutoAttack(0.1).evaluate(network, images, labels)
+        AutoAttack(0.1).evaluate(network, images, labels, diagnose=False)
