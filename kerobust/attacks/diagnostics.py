@@ -113,11 +113,11 @@ def _findings(probe, epsilon, random, variables) -> Iterator[Finding | None]:
     yield None if random else noisy
     yield symptoms.probabilities(outputs[0])
     yield symptoms.log_probabilities(outputs[0])
-    yield _scale_finding(probe, outputs[0], outside)
     dependent = None
-    if noisy:
+    if noisy:  # Then luck would decide about mates and scales.
         probe.average()
     else:
+        yield _scale_finding(probe, outputs[0], outside)
         together, apart = probe.company()
         dependent = symptoms.batch_mate_dependence(together, apart, half)
     yield dependent
@@ -171,8 +171,10 @@ def _attack_findings(probe, epsilon, right, half, noisy) -> Iterator[Finding | N
     few = probe.ascend(FEW, epsilon)
     attacked = probe.gradients(few.images)
     yield symptoms.non_finite_logits(attacked.logits)
+    # DLR is flat where the label comes third: only what was right just then counts.
+    first = right & (clean.logits.argmax(axis=1) == probe.labels)
     yield vanishing.zero_gradients(
-        {"cross-entropy": clean.cross_entropy[right], "DLR": clean.dlr[right]}
+        {"cross-entropy": clean.cross_entropy[right], "DLR": clean.dlr[first]}
     ) or vanishing.zero_gradients(
         {"cross-entropy": attacked.cross_entropy[right]}, "attacked"
     )

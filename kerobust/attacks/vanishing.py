@@ -70,7 +70,8 @@ def zero_gradients(
 
 def dead_gradients(gradient: np.ndarray) -> np.ndarray:
     """Returns which gradients [B, ...] no step can follow, bool [B]."""
-    size = np.abs(gradient.reshape([len(gradient), -1])).max(axis=1)
+    axes = tuple(range(1, gradient.ndim))
+    size = np.abs(gradient).max(axis=axes)
     # Numbers below the smallest normal one are flushed to zero by most kernels.
     return ~(np.isfinite(size) & (size >= np.finfo(np.float32).tiny))
 

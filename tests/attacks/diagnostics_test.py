@@ -80,6 +80,32 @@ def test_a_model_that_keras_has_not_built_is_built():
     assert [each.code for each in found] == ["non-differentiable"]
 
 
+def test_a_counter_in_the_victim_is_no_sign_of_training_and_is_set_back():
+    class Counted(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = tf.Variable(7, trainable=False)
+
+        def __call__(self, images):
+            self.calls.assign_add(1)
+            return constant(images)
+
+    victim = Counted()
+
+    found = diagnose(victim, *small_batch(12), 0.1)
+
+    assert "train-mode-batch-norm" not in [each.code for each in found]
+    assert victim.calls.numpy() == 7
+
+
+def test_a_radius_beyond_all_images_is_reported_not_refused():
+    images, labels = small_batch(4)
+
+    found = diagnose(small_network(2), images, labels % 2, 8.0)
+
+    assert [each.code for each in found] == ["epsilon-unit-slip"]
+
+
 def test_only_the_first_examples_are_used():
     seen = []
 

@@ -27,6 +27,7 @@ def test_a_gradient_is_dead_when_no_step_can_follow_it():
     dead = vanishing.dead_gradients(gradients)
 
     np.testing.assert_array_equal(dead, [True] * 4 + [False] * 2)
+    assert vanishing.dead_gradients(gradients[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize(
