@@ -204,6 +204,8 @@ def report(
     sentence: str,
     rows: Iterable[Mapping[str, str]],
     results: dict,
+    *,
+    further: Iterable[tuple[str, Iterable[Mapping[str, str]]]] = (),
 ) -> None:
     """Prints what was measured, writes the JSON file and, if asked, the page.
 
@@ -214,8 +216,11 @@ def report(
         sentence: What the numbers mean.
         rows: Rows of the table.
         results: For the JSON file.
+        further: Sentences and rows of more tables.
     """
-    text = f"{headline(about)}\n\n{sentence}\n\n{table(rows)}"
+    text = headline(about)
+    for words, lines in ((sentence, rows), *further):
+        text += f"\n\n{words}\n\n{table(lines)}"
     print(f"\n{text}")
     print(f"Raw rounds: {write(name, chosen.output, about, results)}")
     if chosen.document:

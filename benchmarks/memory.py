@@ -1,11 +1,12 @@
 """Whether attacking again and again leaves memory behind.
 
-`python -m benchmarks.memory` calls PGD 300 times in each of four ways and fits a line
-to the resident memory from call 50 on. It ends with 1 if a slope reaches the limit, or
-if a victim that nobody holds any more is still alive.
+`python -m benchmarks.memory` calls PGD 300 times in each of four ways, and a short
+AutoAttack in a fifth, and fits a line to the resident memory from call 50 on. It ends
+with 1 if a slope reaches the limit, or if a victim that nobody holds any more is still
+alive.
 
 Keras itself keeps about the size of the weights for every model that is built, until
-`tf.keras.backend.clear_session`, attacked or not. So a fifth way, `built`, makes the
+`tf.keras.backend.clear_session`, attacked or not. So one more way, `built`, makes the
 same victims without an attack; only what `victims` adds to its slope counts. Both raw
 slopes are shown.
 """
@@ -29,10 +30,12 @@ import tensorflow as tf
 
 from benchmarks import _measure
 from benchmarks._networks import CLASSES, convnet, random_images
-from kerobust.attacks import PGD
+from benchmarks._twins import digits
+from kerobust.attacks import PGD, AutoAttack
 
 NAME = "memory"
 LIMIT = 0.1
+_MEMBERS = ("apgd-ce", "apgd-t", "fab-t", "square")
 CONTROL = "built"  # What it costs, the attack cannot be blamed for in `victims`.
 _STATISTICS = pathlib.Path("/proc/self/statm")
 
@@ -90,6 +93,11 @@ class Caller:
         self.labels = tf.range(batch) % CLASSES
         self.victim_calls = victim_calls
         self.attack = PGD(steps=steps)
+        few = max(1, steps // 5)
+        self.suite = AutoAttack(
+            0.1, version="custom", attacks=_MEMBERS, steps=few, queries=few
+        )
+        self.trained = digits(batch)  # An untrained victim leaves little to do.
         self.network = convnet()
         self.past: list[weakref.ref] = []
 
@@ -112,6 +120,10 @@ class Caller:
         """Attacks batches of all sizes in turn."""
         rows = 1 + call % len(self.images)
         self.attack(self.images[:rows], self.labels[:rows], self.network)
+
+    def evaluated(self, call: int) -> None:
+        """Evaluates with a short AutoAttack every time."""
+        self.suite.evaluate(*self.trained, diagnose=False)
 
     def victims(self, call: int) -> None:
         """Attacks a new victim after some calls and forgets the last one."""
@@ -141,6 +153,7 @@ WAYS: dict[str, Callable[[Caller, int], None]] = {
     "same": Caller.same,
     "settings": Caller.settings,
     "sizes": Caller.sizes,
+    "evaluated": Caller.evaluated,
     CONTROL: Caller.built,
     "victims": Caller.victims,
 }
@@ -204,8 +217,9 @@ def main(argv: list[str] | None = None) -> int:
         results[way] = measure(way, caller, chosen.calls, chosen.settled)
         print(f"{way}: {results[way]['slope']:.4f} MB per call", flush=True)
     sentence = (
-        f"PGD-{chosen.steps} on the convnet, batch {chosen.batch}, {chosen.calls} "
-        f"calls, line from call {chosen.settled}, limit {chosen.limit:g} MB per call."
+        f"PGD-{chosen.steps} on the convnet (evaluated: AutoAttack of a fifth of the "
+        f"steps, on the digits), batch {chosen.batch}, {chosen.calls} calls, line from "
+        f"call {chosen.settled}, limit {chosen.limit:g} MB per call."
     )
     lines = rows(results, chosen.limit)
     settings = {
