@@ -9,7 +9,6 @@ from kerobust.attacks.config import AttackConfig
 from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.diagnostics import diagnose
 from kerobust.attacks.fab import FAB
-from kerobust.attacks.findings import Finding, MaskingError
 from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
 from kerobust.attacks.margins import (
     DLR,
@@ -18,6 +17,7 @@ from kerobust.attacks.margins import (
     TargetedMargin,
     ranked_goals,
 )
+from kerobust.attacks.masking.findings import Finding, MaskingError
 from kerobust.attacks.msd import MSD
 from kerobust.attacks.multinorm import MultiNorm, MultiNormReport
 from kerobust.attacks.objectives import (

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from kerobust.attacks import contradictions, symptoms, vanishing
 from kerobust.attacks.arguments import as_tensors
 from kerobust.attacks.balls import canonical_norm
 from kerobust.attacks.checks import check_count, check_radius, check_rows
-from kerobust.attacks.contradictions import SHORT_SEARCH_SHARE, black_box_helps
-from kerobust.attacks.findings import Finding, MaskingError, worst_first
+from kerobust.attacks.masking import contradictions, symptoms, vanishing
+from kerobust.attacks.masking.contradictions import SHORT_SEARCH_SHARE, black_box_helps
+from kerobust.attacks.masking.findings import Finding, MaskingError, worst_first
+from kerobust.attacks.masking.probes import FEW, MANY, Probe
 from kerobust.attacks.objectives import class_indices
-from kerobust.attacks.probes import FEW, MANY, Probe
 
 __all__ = ["Finding", "MaskingError", "black_box_helps", "diagnose"]
 

@@ -11,7 +11,7 @@ import kerobust
 from kerobust.attacks.attempts import Attempt, run_attempts
 from kerobust.attacks.checks import check_count, check_images
 from kerobust.attacks.diagnostics import diagnose as find_symptoms
-from kerobust.attacks.findings import Finding, MaskingError
+from kerobust.attacks.masking.findings import Finding, MaskingError
 from kerobust.attacks.suite_report import AutoAttackReport, assemble
 from kerobust.attacks.victim import Victim
 from kerobust.batch_state import BatchState, array_digest, weights_digest

@@ -6,7 +6,7 @@ import numpy as np
 
 from kerobust.attacks.attempts import UNBROKEN, WRONG, Attempt
 from kerobust.attacks.diagnostics import black_box_helps
-from kerobust.attacks.findings import Finding
+from kerobust.attacks.masking.findings import Finding
 from kerobust.config import format_number
 
 _BLACK_BOX = ("square",)

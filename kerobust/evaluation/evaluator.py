@@ -12,7 +12,7 @@ import kerobust
 from kerobust.attacks import AttackConfig
 from kerobust.attacks.autoattack import AutoAttack
 from kerobust.attacks.diagnostics import diagnose
-from kerobust.attacks.findings import Finding
+from kerobust.attacks.masking.findings import Finding
 from kerobust.attacks.suite_report import assemble
 from kerobust.attacks.victim import Victim
 from kerobust.batch_state import BatchState, array_digest, weights_digest

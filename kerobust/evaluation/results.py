@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from kerobust.attacks.findings import Finding
+from kerobust.attacks.masking.findings import Finding
 from kerobust.attacks.suite_report import AutoAttackReport
 from kerobust.config import format_number
 from kerobust.evaluation.metrics import mcnemar, wilson

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import AutoAttack, CrossEntropy, MaskingError, TargetedDLR
-from kerobust.attacks.attempts import Attempt, run_attempts
-from kerobust.attacks.members import make_attempts, restarts_of
-from kerobust.attacks.victim import Victim
+from kerobust.attacks import AutoAttack, MaskingError
 from kerobust.config import UserError
 from tests.attacks.victims import convnet, digits
 
@@ -154,61 +151,6 @@ def test_a_search_costs_its_steps_and_one_look_more(network):
     assert found["fab-t"]["forwards"] <= 9 * (2 * 10 + 1 + 1)
 
 
-def test_a_success_that_the_model_does_not_confirm_counts_for_nothing(network):
-    class Boaster:
-        ball = AutoAttack(0.1).attempts(10)[0].attack.ball
-
-        def __call__(self, images, targets, victim, *, epsilon, keys):
-            return images
-
-    images, labels = digits(8)
-    attempts = [Attempt("boaster", Boaster(), CrossEntropy)]
-
-    found = run_attempts(
-        attempts, Victim(network), images, labels, np.arange(8), 0, 0.1
-    )
-
-    assert (found.broken_by < 0).all()
-
-
-def test_every_attempt_has_noise_of_its_own(network):
-    seen = []
-
-    class Recorder:
-        ball = AutoAttack(0.1).attempts(10)[0].attack.ball
-
-        def __call__(self, images, targets, victim, *, epsilon, keys):
-            seen.append(keys.numpy())
-            return images
-
-    images, labels = digits(3)
-    one = Attempt("one", Recorder(), CrossEntropy)
-    other = one._replace(name="other", objective=TargetedDLR)
-    attempts = [
-        *(one, one._replace(restart=1), other._replace(goal=1)),
-        other._replace(goal=2),
-    ]
-
-    run_attempts(attempts, Victim(network), images, labels, np.arange(3), 0, 0.1)
-
-    # Four attempts on three examples: twelve different keys.
-    assert len(np.unique(np.concatenate(seen), axis=0)) == 12
-
-
-def test_an_attack_that_leaves_its_ball_is_void(network):
-    class Cheat:
-        ball = AutoAttack(0.1).attempts(10)[0].attack.ball
-
-        def __call__(self, images, targets, victim, *, epsilon, keys):
-            return tf.clip_by_value(images + 2 * epsilon, 0, 1)
-
-    images, labels = digits(8)
-    attempts = [Attempt("cheat", Cheat(), CrossEntropy)]
-
-    with pytest.raises(RuntimeError, match="`cheat` must stay in its ball.*norm 0.2"):
-        run_attempts(attempts, Victim(network), images, labels, np.arange(8), 0, 0.1)
-
-
 @pytest.mark.parametrize(
     ("classes", "notes"),
     [
@@ -242,34 +184,6 @@ def test_any_number_of_classes_is_attacked_and_what_was_adapted_is_said(classes,
     said = found[0.8 * half].notes
     assert len(said) == len(notes)
     assert all(part in text for part, text in zip(notes, said, strict=True))
-
-
-def test_versions_are_those_of_the_original():
-    def counts(version, norm):
-        attempts = make_attempts(restarts_of(version, norm), 0.1, norm, 10)
-        names = dict.fromkeys(attempt.name for attempt in attempts)
-        return {name: sum(a.name == name for a in attempts) for name in names}
-
-    usual = {"apgd-ce": 1, "apgd-t": 9, "fab-t": 9, "square": 1}
-    assert counts("standard", "linf") == counts("standard", "l2") == usual
-    assert list(counts("standard", "linf")) == list(usual)
-    assert counts("standard", "l1") == usual | {"apgd-ce": 5, "apgd-t": 5}
-    assert counts("plus", "linf") == {
-        **{"apgd-ce": 5, "apgd-dlr": 5, "fab": 5, "square": 1},
-        **{"apgd-t": 9, "fab-t": 9},
-    }
-    assert counts("rand", "linf") == {"apgd-ce": 1, "apgd-dlr": 1}
-    radii = make_attempts({"apgd-t": 1}, 1.0, "l1", 10)[0].attack.radii
-    assert radii == (3.0, 2.0, 1.0)
-
-
-def test_attempts_of_a_member_share_what_is_compiled():
-    attempts = make_attempts({"apgd-t": 1, "fab": 3}, 0.1, "linf", 10)
-
-    assert len({id(attempt.attack) for attempt in attempts[:9]}) == 1
-    # FAB starts at the image once, then at random.
-    starts = [attempt.attack.random_start for attempt in attempts[9:]]
-    assert starts == [False, True, True]
 
 
 def test_a_random_model_is_judged_by_many_draws(network):

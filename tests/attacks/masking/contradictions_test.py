@@ -1,10 +1,10 @@
-"""Tests of kerobust.attacks.contradictions: each check in closed form."""
+"""Tests of kerobust.attacks.masking.contradictions: each check in closed form."""
 
 import numpy as np
 import pytest
 
-from kerobust.attacks import contradictions
-from kerobust.attacks.contradictions import black_box_helps
+from kerobust.attacks.masking import contradictions
+from kerobust.attacks.masking.contradictions import black_box_helps
 
 
 def first(count: int, total: int = 64) -> np.ndarray:

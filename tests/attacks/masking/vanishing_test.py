@@ -1,9 +1,9 @@
-"""Tests of kerobust.attacks.vanishing: each check in closed form."""
+"""Tests of kerobust.attacks.masking.vanishing: each check in closed form."""
 
 import numpy as np
 import pytest
 
-from kerobust.attacks import vanishing
+from kerobust.attacks.masking import vanishing
 
 
 def test_losses_without_a_path_are_named_as_such():

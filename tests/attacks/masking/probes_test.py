@@ -1,12 +1,12 @@
-"""Tests of kerobust.attacks.probes: what is measured, on victims with known answers."""
+"""What a probe measures, on victims with known answers."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kerobust.attacks import BALLS
-from kerobust.attacks.probes import FEW, MANY, Probe
-from kerobust.attacks.vanishing import MAGNIFIED
+from kerobust.attacks.masking.probes import FEW, MANY, Probe
+from kerobust.attacks.masking.vanishing import MAGNIFIED
 from tests.attacks.victims import small_batch, small_network
 
 WEIGHTS = np.array([4.0, -3.0, 2.0, -1.0], np.float32)

@@ -1,9 +1,9 @@
-"""Tests of kerobust.attacks.symptoms: each check in closed form."""
+"""Tests of kerobust.attacks.masking.symptoms: each check in closed form."""
 
 import numpy as np
 import pytest
 
-from kerobust.attacks import symptoms
+from kerobust.attacks.masking import symptoms
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]], np.float32)
 SOFTMAX = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)

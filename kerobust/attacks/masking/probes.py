@@ -10,11 +10,11 @@ from kerobust.attacks.balls import BALLS, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.gradient import PGD
 from kerobust.attacks.margins import DLR
+from kerobust.attacks.masking.vanishing import MAGNIFIED
 from kerobust.attacks.objectives import CrossEntropy, LogitMargin, Objective
 from kerobust.attacks.square import Square
 from kerobust.attacks.standing import climb
 from kerobust.attacks.stochastic import Averaged
-from kerobust.attacks.vanishing import MAGNIFIED
 from kerobust.randomness import example_keys, fold_in
 
 FEW, MANY = 10, 40  # Steps of gradient ascent.

@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from kerobust.attacks.findings import Finding, beyond_chance, mean, too_many
+from kerobust.attacks.masking.findings import Finding, beyond_chance, mean, too_many
 
 # The loss of honest networks rises for every example that was right.
 STUCK_SHARE = 0.1

@@ -1,4 +1,4 @@
-"""Tests of kerobust.attacks.findings."""
+"""Tests of kerobust.attacks.masking.findings."""
 
 import json
 import pickle
@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from kerobust.attacks.findings import (
+from kerobust.attacks.masking.findings import (
     Finding,
     MaskingError,
     beyond_chance,

@@ -5,7 +5,7 @@ Every check takes plain arrays and returns a `Finding`, or None if all is well.
 
 import numpy as np
 
-from kerobust.attacks.findings import Finding, mean, too_many
+from kerobust.attacks.masking.findings import Finding, mean, too_many
 
 # One per cent: Carlini et al. and all suites treat a rare dead gradient as an accident.
 ZERO_SHARE = 0.01

@@ -6,7 +6,7 @@ Every check takes plain numbers and returns a `Finding`, or None if all is well.
 import numpy as np
 
 from kerobust.attacks.balls import BALLS
-from kerobust.attacks.findings import Finding, beyond_chance, mean, too_many
+from kerobust.attacks.masking.findings import Finding, beyond_chance, mean, too_many
 
 LARGEST = float(np.finfo(np.float32).max)
 

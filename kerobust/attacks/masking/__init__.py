@@ -1,0 +1,1 @@
+"""Signs that a robust accuracy is not what it seems; `attacks.diagnostics` looks."""
