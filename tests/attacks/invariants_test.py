@@ -39,7 +39,7 @@ PREFIX = {"pgd", "momentum_pgd", "sparse_pgd"}
 # Attacks that look for the smallest change, not the largest value.
 CLOSEST = {"fab"}
 # Least share of the maximum of a linear objective that a few steps must reach.
-LEAST = {"square": 0.0, "fab": 0.0, "auto_pgd": 0.5}
+LEAST = {"square": 0.0, "fab": 0.0, "autopgd": 0.5}
 
 
 def make(name, norm, **options):
