@@ -74,22 +74,20 @@ class Square(Attack):
                 "`initial_share` must be above 0 and at most 1. "
                 f"Received: initial_share={initial_share}."
             )
-        for name, only in (("keep", "best"), ("precision", "float32")):
-            if getattr(self, name) != only:
-                raise ValueError(
-                    f'`{name}` of Square must be "{only}": it goes on from the best '
-                    f"point, as judged in float32. Received: {name}="
-                    f"{getattr(self, name)}."
-                )
-        if self.step_size is not None:
-            raise ValueError(
-                "`step_size` of Square must be None: its windows change by epsilon. "
-                f"Received: step_size={self.step_size}."
-            )
+        self._refuse_all_but(keep="best", precision="float32", step_size=None)
         self.queries = int(queries)
         self.initial_share = float(initial_share)
         self.rescale_schedule = rescale_schedule
         self.compat = compat
+
+    def _refuse_all_but(self, **only):
+        for name, value in only.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"`{name}` of Square must be {value}: it tries changes of size "
+                    "epsilon, each from the best point, as judged in float32. "
+                    f"Received: {name}={getattr(self, name)}."
+                )
 
     def get_config(self):
         names = ("queries", "initial_share", "rescale_schedule", "compat")
@@ -150,7 +148,7 @@ class Square(Attack):
         """Returns the images with the change in the second window moved to the first.
 
         There it is added to a pyramid. "Mass" is the sum of squares in l2, of absolute
-        values in l1, per channel [B, 1, 1, C].
+        values in l1, per channel [B, 1, 1, C]: afterwards it adds up to the ball's.
         """
         images, epsilon = room
         change = current - images
@@ -174,9 +172,6 @@ class Square(Attack):
             mass *= windows.channels
         scale = self._root(tf.math.divide_no_nan(mass, self._mass(pattern)))
         change += pattern * scale - change * either
-        if self.norm == "l2":
-            size = per_example(self.ball.norm(change), change)
-            change *= tf.math.divide_no_nan(radius, size)
         return self.ball.confine(images + change, room)
 
     def _mass(self, change):

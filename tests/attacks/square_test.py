@@ -311,7 +311,7 @@ def test_attacks_come_back_from_their_config():
         ({"queries": 0}, "`queries` must be a whole number.*Received: queries=0"),
         ({"initial_share": 0}, "`initial_share` must be.*Received: initial_share=0"),
         ({"initial_share": 1.5}, "`initial_share` must be.*initial_share=1.5"),
-        ({"keep": "last"}, '`keep` of Square must be "best".*Received: keep=last'),
+        ({"keep": "last"}, "`keep` of Square must be best.*Received: keep=last"),
         ({"precision": "bfloat16"}, "`precision` of Square must.*precision=bfloat16"),
         ({"step_size": 0.1}, "`step_size` of Square must be None.*step_size=0.1"),
         ({"norm": "l3"}, "`norm` must be one of.*Received: norm=l3"),

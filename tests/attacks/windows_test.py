@@ -280,3 +280,13 @@ def test_tiles_cover_the_image_and_start_on_the_sphere(norm, shape):
 
     assert (pattern != 0).all()
     np.testing.assert_allclose(attack.ball.norm(start - 0.5), epsilon, rtol=1e-4)
+
+
+def test_l1_tiles_smaller_than_the_ball_are_scaled_up():
+    images = tf.fill([2, 32, 32, 1], 0.5)
+    attack = Square(40, norm="l1")
+
+    start = attack._start(images, tf.fill([2], 40.0), keys_of(2), 0)
+
+    # At most 36 tiles of norm 1, tips of 0.3 * 40 / 28: short of the box.
+    np.testing.assert_allclose(attack.ball.norm(start - 0.5), [40, 40], rtol=1e-4)
