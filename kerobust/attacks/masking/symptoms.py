@@ -138,9 +138,9 @@ def input_scale(
         gain,
         BETTER_SCALE,
         f"Accuracy is {mean(correct):.1%} on the images as they are and "
-        f"{mean(best):.1%} on {name}: the network expects another scale, and what it "
-        "does at this one says nothing. Put the scaling into the victim, in front of "
-        "the network, and give images in [0, 1].",
+        f"{mean(best):.1%} on {name}: the network expects another scale (or its batch "
+        "statistics never settled), and what it does at this one says nothing. Put the "
+        "scaling into the victim, in front of the network; give images in [0, 1].",
     )
 
 
