@@ -1,5 +1,6 @@
 """The Python in README and docs runs as printed."""
 
+import importlib.util
 import pathlib
 import re
 
@@ -23,3 +24,15 @@ def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
         exec(compile(block, str(page), "exec"), names)
 
     assert blocks and names.keys() - {"__builtins__"}
+
+
+@pytest.mark.slow
+def test_the_example_of_adversarial_training_makes_a_foreign_model_robust():
+    path = ROOT / "examples" / "adversarial_training.py"
+    specification = importlib.util.spec_from_file_location("example", path)
+    example = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(example)
+
+    found = example.main(["--epochs=10", "--count=16"])
+
+    assert found["adversarially trained"] > found["plain"]
