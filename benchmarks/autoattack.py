@@ -71,8 +71,8 @@ class Comparison(NamedTuple):
 
 COMPARISONS = {
     "digits": Comparison("digits", 0.2, (OWN, TORCH), (200, 100, 5000)),
-    "art": Comparison("digits", 0.2, (OWN, ART), (100, 20, 1000)),
-    "convnet": Comparison("convnet", 0.25 / 255, (OWN, TORCH), (32, 20, 500)),
+    "art": Comparison("digits", 0.2, (OWN, ART), (60, 20, 1000)),
+    "convnet": Comparison("convnet", 0.25 / 255, (OWN, TORCH), (16, 20, 500)),
 }
 
 

@@ -11,7 +11,7 @@ from kerobust.attacks.base import Attack
 from kerobust.attacks.margins import ranked_goals
 from kerobust.attacks.objectives import LogitObjective
 from kerobust.attacks.victim import Victim
-from kerobust.randomness import example_keys, fold_in
+from kerobust.randomness import example_keys, fold_in, stream
 
 UNBROKEN, WRONG = -1, -2  # In `Outcome.broken_by`.
 _GOALS_APART = 1000  # More restarts than anyone makes.
@@ -120,7 +120,21 @@ def run_attempts(
 def _keys(attempt: Attempt, keys):
     """Returns the keys of an attempt, int32 [B, 2], from those of the examples."""
     number = attempt.goal * _GOALS_APART + attempt.restart
-    return fold_in(fold_in(keys, attempt.name), number)
+    return _folded(keys, tf.constant(stream(attempt.name)), tf.constant(number))
+
+
+# Compiled, since TensorFlow keeps some memory of what runs eagerly after such traces.
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([None, 2], tf.int32),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([], tf.int32),
+    ],
+    autograph=False,
+)
+def _folded(keys, word, number):
+    """Returns keys int32 [B, 2] with the numbers of a word and of a try folded in."""
+    return fold_in(fold_in(keys, word), number)
 
 
 def _targets(attempt: Attempt, logits: np.ndarray, labels: np.ndarray):
