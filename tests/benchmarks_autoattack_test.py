@@ -116,9 +116,23 @@ def test_an_unfair_comparison_is_told():
         "strong": {**FAIR, "robust": 0.45},
     }
 
-    found = autoattack.complaints({"epsilon": 0.2, "strength": strengths})
+    result = {"epsilon": 0.2, "images": 100, "strength": strengths}
+
+    found = autoattack.complaints(result)
 
     assert [text.split()[0] for text in found] == ["far", "bright", "weak", "strong"]
+
+
+@pytest.mark.parametrize(("images", "unfair"), [(60, False), (200, True)])
+def test_two_images_of_few_are_chance(images, unfair):
+    strengths = {OWN: FAIR, TORCH: {**FAIR, "robust": 0.5 + 2 / 60}}
+
+    result = {"epsilon": 0.2, "images": images, "strength": strengths}
+
+    found = autoattack.complaints(result)
+
+    # 3.3 points: 2 of 60 images, but 7 of 200.
+    assert bool(found) == unfair
 
 
 def test_the_strength_is_what_the_network_says_again():
@@ -295,7 +309,7 @@ def test_a_slow_or_different_curve_is_told():
         "seconds": {
             security_curve.CURVE: [2.0],
             security_curve.SINGLE: [1.0],
-            security_curve.SAME: [1.9],
+            security_curve.SAME: [0.5],  # Shown, not judged.
         },
         "extra_traces": 3,
         "differ": 2,
@@ -303,7 +317,6 @@ def test_a_slow_or_different_curve_is_told():
 
     found = security_curve.complaints(result)
 
-    # 2 / 1 is above 1.1, 2 / 1.9 is not.
     assert found == [
         "the curve takes 2.00 times the single runs",
         "the curve traced the victim 3 times more",
