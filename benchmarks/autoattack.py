@@ -54,9 +54,10 @@ PASSES = (
     "looks at clean images and results."
 )
 OTHERS = (
-    "ART: its AutoAttack with `targeted`, which has neither FAB nor the targeted DLR: 20 "
-    "searches of Auto-PGD and Square, instead of 19 of Auto-PGD and FAB and Square. "
-    "torchattacks: its members at these steps; its own AutoAttack leaves them at 10."
+    "ART: its AutoAttack with `targeted`, which has neither FAB nor the targeted DLR: "
+    "20 searches of Auto-PGD and Square, instead of 19 of Auto-PGD and FAB, and "
+    "Square. torchattacks: its members at these steps; its own AutoAttack leaves them "
+    "at 10."
 )
 
 
