@@ -53,6 +53,12 @@ PASSES = (
     "Auto-PGD, 2 N and N for targeted FAB, the queries of Square); what exceeds it are "
     "looks at clean images and results."
 )
+OTHERS = (
+    "ART: its AutoAttack with `targeted`, which has neither FAB nor the targeted DLR: "
+    "20 searches of Auto-PGD and Square, instead of 19 of Auto-PGD and FAB, and "
+    "Square. torchattacks: its members at these steps; its own AutoAttack leaves them "
+    "at 10."
+)
 
 
 class Comparison(NamedTuple):
@@ -307,7 +313,7 @@ def described(chosen: argparse.Namespace, results: dict[str, dict]) -> str:
             f"{steps} steps, {queries} queries; the diagnosis that `evaluate` adds "
             f"takes {first:.1f} s, and {again:.1f} s again."
         )
-    return " ".join(found)
+    return " ".join([*found, OTHERS])
 
 
 def packages(names: list[str]) -> list[str]:

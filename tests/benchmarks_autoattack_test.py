@@ -286,12 +286,13 @@ def test_the_standing_rows_are_those_right_before_each_radius():
     curves.labels = curves.labels.copy()
     curves.labels[3] = (curves.labels[3] + 1) % 10  # Wrong without attack.
     robust = np.ones([3, 10], bool)
-    robust[:, [3, 5]] = False
+    robust[:, 3] = False
+    robust[1:, 5] = False  # Falls at the second radius.
 
     rows = curves.standing(robust)
 
     assert [3 in each for each in rows] == [False, False, False]
-    assert [5 in each for each in rows] == [True, False, False]
+    assert [5 in each for each in rows] == [True, True, False]
 
 
 def test_calls_outside_a_trace_are_no_traces():
