@@ -70,6 +70,13 @@ class EvaluateConfig(Config):
         None, "Evaluate this many images, evenly spread; empty = all.", low=1
     )
     seed: int = setting(0, "Seed of the attacks' random starts.", low=0)
+    features: str = setting(
+        "mean",
+        "What linear probes read: the mean of the patch tokens; cls, the class token;"
+        " cls_mean, both (DINO's ViT-B); last4_cls, the class tokens of the last four"
+        " blocks (DINO's ViT-S).",
+        choices=("mean", "cls", "cls_mean", "last4_cls"),
+    )
 
     def __post_init__(self):
         super().__post_init__()

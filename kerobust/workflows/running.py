@@ -115,12 +115,14 @@ def _require_start(config: ExperimentConfig) -> None:
             "finetune without pretrain. Received: init_from=None and no encoder in "
             f"{folder}. Add pretrain to --run.stages or name a bundle."
         )
-    trained = "finetune" in stages or (folder / "finetune" / "model").exists()
-    if "evaluate" in stages and not trained:
+    kept = ("encoder", "finetune/model")
+    found = any((folder / name).exists() for name in kept)
+    if "evaluate" in stages and not (found or {"pretrain", "finetune"} & set(stages)):
         raise UserError(
-            "`--run.init_from` must name a classifier bundle when `--run.stages` has "
-            "evaluate without finetune. Received: init_from=None and no fine-tuned "
-            f"model in {folder}. Add finetune to --run.stages or name a bundle."
+            "`--run.init_from` must name a bundle when `--run.stages` has evaluate "
+            "without pretrain and finetune. Received: init_from=None and neither an "
+            f"encoder nor a fine-tuned model in {folder}. Add one of those stages to "
+            "--run.stages or name a bundle."
         )
 
 
