@@ -5,7 +5,7 @@ import dataclasses
 from kerobust.attacks import AttackConfig
 from kerobust.config import Config, UserError, check_name, format_number, setting
 from kerobust.data.datasets import DataConfig
-from kerobust.evaluation.evaluator import EvaluateConfig
+from kerobust.evaluation.config import EvaluateConfig
 from kerobust.methods import METHODS
 from kerobust.methods.finetune import FinetuneConfig
 from kerobust.methods.mae import MaeConfig

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from kerobust.attacks.base import Attack
+from kerobust.attacks.embedding import EmbeddingDistance
 from kerobust.attacks.margins import ranked_goals
-from kerobust.attacks.objectives import LogitObjective
-from kerobust.attacks.victim import Victim
+from kerobust.attacks.victim import Kind, Victim
 from kerobust.randomness import example_keys, fold_in, stream
 
 UNBROKEN, WRONG = -1, -2  # In `Outcome.broken_by`.
@@ -31,7 +31,7 @@ class Attempt(NamedTuple):
 
     name: str
     attack: Attack
-    objective: type[LogitObjective]
+    objective: Kind
     goal: int = 0
     restart: int = 0
     cost: float = 1.0
@@ -99,12 +99,14 @@ def run_attempts(
         standing = np.flatnonzero(broken_by == UNBROKEN)
         if standing.size:
             targets = _targets(attempt, logits[standing], labels[standing])
+            if issubclass(attempt.objective, EmbeddingDistance):
+                targets = victim.embeddings(images[standing])
             tried = attempt.attack(
                 images[standing],
                 targets,
                 victim.objective(attempt.objective),
                 epsilon=epsilon,
-                keys=_keys(attempt, tf.gather(keys, standing)),
+                keys=attempt_keys(attempt, tf.gather(keys, standing)),
             )
             tried = np.asarray(tried)
             _check_inside(attempt, images[standing], tried, epsilon)
@@ -117,7 +119,7 @@ def run_attempts(
     return Outcome(adversarial, predictions, broken_by, np.reshape(spent, [-1, 3]))
 
 
-def _keys(attempt: Attempt, keys):
+def attempt_keys(attempt: Attempt, keys):
     """Returns the keys of an attempt, int32 [B, 2], from those of the examples."""
     number = attempt.goal * _GOALS_APART + attempt.restart
     return _folded(keys, tf.constant(stream(attempt.name)), tf.constant(number))

@@ -1,6 +1,7 @@
 """Evaluation: attacks on classifiers, probes of encoders, statistics, reports."""
 
-from kerobust.evaluation.evaluator import EvaluateConfig, Evaluator, evaluate
+from kerobust.evaluation.config import EvaluateConfig
+from kerobust.evaluation.evaluator import Evaluator, evaluate
 from kerobust.evaluation.knn import knn_predict
 from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.metrics import McNemar, mcnemar, paired_bootstrap, wilson

@@ -17,6 +17,7 @@ A report is a dict:
                     `compare`; difference = accuracy of first - second, in [-1, 1]
     suites        {row name: {suite: `AutoAttackReport.members`}}
     curves        {row name: `Evaluation.curve`}
+    embed_curves  {row name: `Evaluation.embed_curve`}
     pictures      {row name: `Evaluation.pictures`}; the JSON file leaves the pixels out
     notes         [str]
 

@@ -135,22 +135,24 @@ def _suite_grid(report: dict) -> Grid:
 
 
 def _curve_grid(report: dict) -> Grid:
-    cells = [
-        [
-            name,
-            format_number(float(point["epsilon"])),
-            _percent(
-                {
-                    "accuracy": point["robust_accuracy"],
-                    "low": point["interval"][0],
-                    "high": point["interval"][1],
-                }
-            ),
-        ]
-        for name, curve in report.get("curves", {}).items()
-        for point in curve
+    kinds = {"PGD %": "curves", "embed %": "embed_curves"}
+    found = {head: report[key] for head, key in kinds.items() if report.get(key)}
+    points: dict[tuple, dict] = {}  # (row name, epsilon) -> heading -> accuracy
+    for head, curves in found.items():
+        for name, curve in curves.items():
+            for point in curve:
+                cells = points.setdefault((name, float(point["epsilon"])), {})
+                cells[head] = _point(point)
+    rows = [
+        [name, format_number(epsilon), *(cells.get(head, "-") for head in found)]
+        for (name, epsilon), cells in points.items()
     ]
-    return ["model", "epsilon", "PGD %"], cells
+    return ["model", "epsilon", *found], rows
+
+
+def _point(point: dict) -> str:
+    low, high = point["interval"]
+    return _percent({"accuracy": point["robust_accuracy"], "low": low, "high": high})
 
 
 def _picture_grid(report: dict) -> Grid:

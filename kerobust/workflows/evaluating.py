@@ -108,6 +108,9 @@ def _report(experiment: Experiment, results: dict, about: dict) -> dict:
             for name, it in results.items()
         },
         "curves": {name: it.curve for name, it in results.items() if it.curve},
+        "embed_curves": {
+            name: it.embed_curve for name, it in results.items() if it.embed_curve
+        },
         "pictures": {first: results[first].pictures},
         "notes": doubts,
     }
