@@ -86,15 +86,28 @@ class Attention(tf.keras.layers.Layer):
 
     def call(self, tokens):
         """Returns float [B, N, D] from float [B, N, D]."""
-        length, width = tf.shape(tokens)[1], tokens.shape[-1]
-        split = [-1, length, 3, self.heads, self.head_width]
-        qkv = tf.transpose(tf.reshape(self.qkv(tokens), split), [2, 0, 3, 1, 4])
-        queries, keys, values = tf.unstack(qkv)
-        queries = tf.cast(queries, tf.float32) * self.head_width**-0.5
-        scores = tf.matmul(queries, tf.cast(keys, tf.float32), transpose_b=True)
-        weights = tf.cast(tf.nn.softmax(scores), values.dtype)
+        queries, keys, values = self._split(tokens)
+        weights = tf.cast(_softmax_scores(queries, keys), values.dtype)
         mixed = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])
+        length, width = tf.shape(tokens)[1], tokens.shape[-1]
         return self.projection(tf.reshape(mixed, [-1, length, width]))
+
+    def weights_of(self, tokens) -> tf.Tensor:
+        """Returns what each token takes from each, float32 [B, heads, N, N]."""
+        queries, keys, _ = self._split(tokens)
+        return _softmax_scores(queries, keys)
+
+    def _split(self, tokens):
+        """Returns scaled queries (float32), keys and values, [B, heads, N, d] each."""
+        shape = [-1, tf.shape(tokens)[1], 3, self.heads, self.head_width]
+        qkv = tf.transpose(tf.reshape(self.qkv(tokens), shape), [2, 0, 3, 1, 4])
+        queries, keys, values = tf.unstack(qkv)
+        return tf.cast(queries, tf.float32) * self.head_width**-0.5, keys, values
+
+
+def _softmax_scores(queries, keys):
+    scores = tf.matmul(queries, tf.cast(keys, tf.float32), transpose_b=True)
+    return tf.nn.softmax(scores)
 
 
 class Mlp(tf.keras.layers.Layer):
@@ -146,3 +159,11 @@ class Block(tf.keras.layers.Layer):
         tokens += self.attention_drop(branch, training=training, keys=keys)
         branch = self.mlp(self.mlp_norm(tokens))
         return tokens + self.mlp_drop(branch, training=training, keys=keys)
+
+    def attention_weights(self, tokens) -> tf.Tensor:
+        """Returns the attention inside the block, float32 [B, heads, N, N].
+
+        Args:
+            tokens: float [B, N, D], the input of the block.
+        """
+        return self.attention.weights_of(self.attention_norm(tokens))

@@ -8,7 +8,7 @@ import tensorflow as tf
 from kerobust.config import Config, UserError, check_name, setting
 from kerobust.models.blocks import Block, layer_norm
 from kerobust.models.normalisation import normalise, per_channel
-from kerobust.models.positions import sincos_2d
+from kerobust.models.positions import INTERPOLATIONS, resize_positions, sincos_2d
 from kerobust.patches import patchify
 from kerobust.types import Tokens
 
@@ -41,6 +41,12 @@ class VitConfig(Config):
     positions: str = setting(
         "sincos", "Position embedding: fixed sine-cosine or learned.", choices=POSITIONS
     )
+    interpolation: str | None = setting(
+        None,
+        "How positions are fitted to images of another size, by the source of the "
+        "weights; empty = other sizes are refused.",
+        choices=INTERPOLATIONS,
+    )
     mean: tuple[float, ...] = setting(
         (0.0,), "Subtracted from the pixels: one number, or one per channel."
     )
@@ -69,6 +75,7 @@ class VitConfig(Config):
             self.depth or depth,
             self.heads or heads,
             positions=self.positions,
+            interpolation=self.interpolation,
             drop_path=drop_path,
             mean=self.mean,
             std=self.std,
@@ -101,9 +108,13 @@ class VisionTransformer(tf.keras.Model):
             pooling drops it: the head has its own.
         train_positions: Whether sine-cosine positions are only the initial value of a
             weight.
+        interpolation: How positions are fitted to images of another size: one of
+            `kerobust.models.positions.INTERPOLATIONS`, or None, which refuses them.
 
     Call arguments:
-        images: float32 [B, H, W, C] in [0, 1].
+        images: float32 [B, H, W, C] in [0, 1]; (H, W) is `image_size`, or with an
+            `interpolation` any multiples of `patch_size` (N and row-major numbers are
+            then those of the images).
         visible: int32 [B, K], patches to encode (row-major numbers); None encodes all.
             Only these are embedded, at their true positions.
         training: Python bool; drop path is active only if true.
@@ -142,6 +153,7 @@ class VisionTransformer(tf.keras.Model):
         channels: int = 3,
         final_norm: bool = True,
         train_positions: bool = False,
+        interpolation: str | None = None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -152,6 +164,9 @@ class VisionTransformer(tf.keras.Model):
         self.final_norm, self.train_positions = final_norm, train_positions
         _check_patches(self.image_size, patch_size)
         check_name("--model.positions", positions, POSITIONS)
+        self.interpolation = interpolation
+        if interpolation is not None:
+            check_name("--model.interpolation", interpolation, INTERPOLATIONS)
         self._mean = per_channel("mean", mean, channels)
         self._std = per_channel("std", std, channels)
         self._make_layers()
@@ -205,10 +220,7 @@ class VisionTransformer(tf.keras.Model):
         tokens = self._embed(images, visible)
         for block in self.blocks:
             tokens = block(tokens, training=training, keys=keys)
-        tokens = tf.cast(tokens, tf.float32)
-        if self.norm is not None:
-            tokens = self.norm(tokens)
-        return Tokens(tokens[:, 0], tokens[:, 1:])
+        return self._finish(tf.cast(tokens, tf.float32))
 
     def feature_maps(self, images, training=None, keys=None) -> list[tf.Tensor]:
         """Returns the output of every block, float32 [B, 1 + N, D], class first."""
@@ -217,6 +229,48 @@ class VisionTransformer(tf.keras.Model):
             tokens = block(tokens, training=training, keys=keys)
             maps.append(tf.cast(tokens, tf.float32))
         return maps
+
+    def intermediate_tokens(
+        self, images, count: int, training=None, keys=None
+    ) -> list[Tokens]:
+        """Returns the last `count` block outputs, each through the final norm.
+
+        The last of them is what a call returns.
+
+        Args:
+            images, training, keys: As of a call.
+            count: Number of blocks, in [1, depth].
+
+        Raises:
+            UserError: If there are not so many blocks.
+
+        References:
+            Caron et al., 2021, arXiv:2104.14294 (`get_intermediate_layers`).
+        """
+        if not 1 <= count <= self.depth:
+            raise UserError(
+                f"`count` must lie in [1, {self.depth}], the blocks of the encoder. "
+                f"Received: count={count}."
+            )
+        maps = self.feature_maps(images, training=training, keys=keys)
+        return [self._finish(tokens) for tokens in maps[-count:]]
+
+    def last_attention(self, images) -> tf.Tensor:
+        """Returns the attention of the last block, float32 [B, heads, 1 + N, 1 + N].
+
+        Row i is what token i takes from each token (sum 1), the class token first:
+        `[:, :, 0, 1:]`, reshaped to the patch grid, is the picture people look at.
+
+        Args:
+            images: As of a call; drop path is off.
+
+        References:
+            Caron et al., 2021, arXiv:2104.14294, figure 1 (`get_last_selfattention`).
+        """
+        tokens = self._embed(images, None)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        return self.blocks[-1].attention_weights(tokens)
 
     def layer_groups(self) -> list[list[tf.Variable]]:
         """Returns the trainable variables from input to output.
@@ -245,27 +299,55 @@ class VisionTransformer(tf.keras.Model):
             "channels": self.channels,
             "final_norm": self.final_norm,
             "train_positions": self.train_positions,
+            "interpolation": self.interpolation,
         }
 
     def _embed(self, images, visible):
         """Returns class token and patches, [B, 1 + N or K, D], in the compute dtype."""
-        expected = (*self.image_size, self.channels)
-        if tuple(images.shape[1:]) != expected:
-            raise UserError(
-                f"`images` must be [B, {', '.join(map(str, expected))}], the size the "
-                f"encoder was built for. Received: images.shape={images.shape}. "
-                "Resize them (--data.image_size) or build another encoder."
-            )
+        new_grid = self._check_images(images)
         images = normalise(images, self._mean, self._std)
         patches = patchify(images, self.patch_size)
-        places = tf.cast(self.positions[tf.newaxis, 1:], self.compute_dtype)
+        # A surrounding model may read variables in half precision.
+        positions, rule = tf.cast(self.positions, tf.float32), self.interpolation
+        if rule is not None:
+            positions = resize_positions(positions, self.grid, new_grid, rule)
+        places = tf.cast(positions[tf.newaxis, 1:], self.compute_dtype)
         if visible is not None:
             patches = tf.gather(patches, visible, batch_dims=1)
             places = tf.gather(places[0], visible)
         patches = self.patch_embedding(patches) + places
-        cls = tf.cast(self.cls_token + self.positions[:1], self.compute_dtype)
+        cls = tf.cast(self.cls_token, tf.float32) + positions[:1]
+        cls = tf.cast(cls, self.compute_dtype)
         cls = tf.repeat(cls, tf.shape(patches)[0], axis=0)
         return tf.concat([cls, patches], axis=1)
+
+    def _finish(self, tokens) -> Tokens:
+        """Returns float32 [B, 1 + N, D] after the final norm, if there is one."""
+        if self.norm is not None:
+            tokens = self.norm(tokens)
+        return Tokens(tokens[:, 0], tokens[:, 1:])
+
+    def _check_images(self, images) -> tuple[int, int]:
+        """Returns the patch grid of the images, refusing sizes that do not fit."""
+        sides, patch = tuple(images.shape[1:3]), self.patch_size
+        fits = sides == self.image_size
+        if self.interpolation is not None and None not in sides:
+            fits = all(side >= patch and side % patch == 0 for side in sides)
+        if fits and images.shape[-1] == self.channels:
+            return sides[0] // patch, sides[1] // patch
+        if self.interpolation is not None:
+            raise UserError(
+                f"`images` must be [B, H, W, {self.channels}], H and W multiples of "
+                f"the patch size {patch}. Received: images.shape={images.shape}. "
+                "Crop or resize them (--data.image_size)."
+            )
+        expected = (*self.image_size, self.channels)
+        raise UserError(
+            f"`images` must be [B, {', '.join(map(str, expected))}], the size the "
+            f"encoder was built for. Received: images.shape={images.shape}. "
+            "Resize them (--data.image_size), build another encoder, or choose how "
+            "its positions are fitted (--model.interpolation)."
+        )
 
 
 def _normal():
