@@ -109,7 +109,7 @@ def run_attempts(
                 keys=attempt_keys(attempt, tf.gather(keys, standing)),
             )
             tried = np.asarray(tried)
-            _check_inside(attempt, images[standing], tried, epsilon)
+            check_inside(attempt, images[standing], tried, epsilon)
             adversarial[standing] = tried
             predictions[standing] = victim.predictions(tried)
             broken_by[standing[predictions[standing] != labels[standing]]] = index
@@ -146,7 +146,8 @@ def _targets(attempt: Attempt, logits: np.ndarray, labels: np.ndarray):
     return {"labels": labels, "goals": ranked_goals(logits, labels, attempt.goal)}
 
 
-def _check_inside(attempt: Attempt, images, adversarial, epsilon: float) -> None:
+def check_inside(attempt: Attempt, images, adversarial, epsilon: float) -> None:
+    """Raises a `RuntimeError` if an attack has left its ball or the range [0, 1]."""
     norms = attempt.attack.ball.norm(tf.constant(adversarial - images)).numpy()
     limit = epsilon * (1 + 1e-4) + 1e-6  # Room for float32 rounding.
     low, high = adversarial.min(), adversarial.max()

@@ -16,8 +16,7 @@ class EmbeddingDistance(FeatureDistance):
         victim: `Victim` of a model that has an `encoder`.
 
     References:
-        "Benchmarking robust self-supervised learning", 2024, arXiv:2407.12588, section
-        3 (EmbedAttack).
+        Kowalczuk et al., 2024, arXiv:2407.12588 (EmbedAttack).
     """
 
     def outputs(self, images):

@@ -1,6 +1,7 @@
 """A model under evaluation: checked outputs, and a count of what it was asked."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +28,7 @@ class Victim:
     """
 
     def __init__(self, model: Callable[[tf.Tensor], tf.Tensor], draws: int = 1):
-        self.model = model
+        self.model: Any = model  # It may have an `encoder`.
         self.draws = draws
         self._counts = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in "fb"]
         self._objectives: dict[type, Objective] = {}
@@ -52,8 +53,7 @@ class Victim:
         Args:
             images: float32 [B, H, W, C].
         """
-        encoder = getattr(self.model, "encoder")  # noqa: B009, a callable may lack it.
-        return embedded(encoder, self._counted(images))
+        return embedded(self.model.encoder, self._counted(images))
 
     def _counted(self, images: tf.Tensor) -> tf.Tensor:
         """Returns images as they are; counts them now and when gradients come back."""

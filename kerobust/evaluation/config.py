@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kerobust.attacks import ATTACKS
+from kerobust.attacks import ATTACKS, AttackConfig
 from kerobust.attacks.members import MEMBERS
 from kerobust.config import Config, setting
 from kerobust.models.heads import POOLINGS
@@ -66,6 +66,11 @@ class EvaluateConfig(Config):
         " blocks (DINO's ViT-S).",
         choices=POOLINGS,
     )
+    represent: bool = setting(
+        False,
+        "Whether the encoders are examined too: the attack on the representation,"
+        " nearest neighbours, attention; settings under --represent.",
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,3 +80,43 @@ class EvaluateConfig(Config):
             "attacks",
             "must name at least one attack, and each only once",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class RepresentConfig(Config):
+    """How representations are attacked and compared, see `--evaluate.represent`."""
+
+    SECTION = "represent"
+
+    epsilons: tuple[float, ...] = setting(
+        (),
+        "Radii in the threat's norm; empty = 1/8, 1/4 and 1/2 of its epsilon. The"
+        " epsilon itself is always added.",
+        low=0,
+    )
+    l2_epsilons: tuple[float, ...] = setting(
+        (), "Radii at which the same attack is made in l2 as well.", low=0
+    )
+    limit: int = setting(
+        1000, "Attack this many of the evaluated images, evenly spread.", low=1
+    )
+    neighbours: tuple[int, ...] = setting(
+        (10, 20, 100, 200),
+        "Numbers of nearest neighbours that vote; at most as many as there are.",
+        low=1,
+    )
+    temperature: float = setting(
+        0.07,
+        "Temperature of the votes; lower = closer neighbours count more.",
+        low=0,
+        open_low=True,
+    )
+    maps: int = setting(
+        3, "Images whose attention is shown, clean and attacked.", low=0
+    )
+
+    def radii(self, threat: AttackConfig) -> list[tuple[str, float]]:
+        """Returns (norm, epsilon) of every attack, that of the threat among them."""
+        chosen = self.epsilons or tuple(threat.epsilon / part for part in (8, 4, 2))
+        pairs = {(threat.norm, float(each)) for each in (*chosen, threat.epsilon)}
+        return sorted(pairs | {("l2", float(each)) for each in self.l2_epsilons})

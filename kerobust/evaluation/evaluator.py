@@ -111,7 +111,7 @@ class Evaluator:
         jobs, points = make_jobs(
             self._attacks, self.threat, config, split.image_shape, logits.shape[1]
         )
-        identity = _identity(model, split, self.threat, config)
+        identity = evaluation_identity(model, split, self.threat, config)
         state = BatchState(state_dir, identity, logits[:_PROBE].numpy(), say)
         found = self._run(victim, split, jobs + points, state, say)
         suites = self._suite_reports(jobs, found, logits.shape[1])
@@ -244,7 +244,9 @@ def _pictures(found, jobs: list[Job], robust) -> dict:
     }
 
 
-def _identity(model, split, threat, config) -> dict[str, str]:
+def evaluation_identity(
+    model, split: Split, threat: AttackConfig, config: EvaluateConfig
+) -> dict[str, str]:
     """Returns what stored results depend on; attacks and radii are in file names."""
     return {
         "version": kerobust.__version__,

@@ -148,7 +148,8 @@ class Classifier(tf.keras.Model):
         count = self.head.blocks
         if count == 1:
             return self.encoder(images, training=training, keys=keys)
-        return self.encoder.intermediate_tokens(images, count)
+        given = {"training": training, "keys": keys}
+        return self.encoder.intermediate_tokens(images, count, **given)
 
     def layer_groups(self) -> list[list[tf.Variable]]:
         """Returns the encoder's groups with the head in the last one."""
