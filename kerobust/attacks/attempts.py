@@ -98,18 +98,17 @@ def run_attempts(
         before, started = victim.passes(), time.perf_counter()
         standing = np.flatnonzero(broken_by == UNBROKEN)
         if standing.size:
-            targets = _targets(attempt, logits[standing], labels[standing])
-            if issubclass(attempt.objective, EmbeddingDistance):
-                targets = victim.embeddings(images[standing])
+            shown = images[standing]
+            given = (shown, logits[standing], labels[standing])
             tried = attempt.attack(
-                images[standing],
-                targets,
+                shown,
+                _targets(attempt, victim, *given),
                 victim.objective(attempt.objective),
                 epsilon=epsilon,
                 keys=attempt_keys(attempt, tf.gather(keys, standing)),
             )
             tried = np.asarray(tried)
-            check_inside(attempt, images[standing], tried, epsilon)
+            check_inside(attempt, shown, tried, epsilon)
             adversarial[standing] = tried
             predictions[standing] = victim.predictions(tried)
             broken_by[standing[predictions[standing] != labels[standing]]] = index
@@ -139,7 +138,9 @@ def _folded(keys, word, number):
     return fold_in(fold_in(keys, word), number)
 
 
-def _targets(attempt: Attempt, logits: np.ndarray, labels: np.ndarray):
+def _targets(attempt: Attempt, victim: Victim, images, logits, labels):
+    if issubclass(attempt.objective, EmbeddingDistance):
+        return victim.embeddings(images)
     labels = tf.constant(labels, tf.int32)
     if not attempt.goal:
         return labels

@@ -9,8 +9,8 @@ from kerobust.types import Tokens
 class EmbeddingDistance(FeatureDistance):
     """Mean squared difference between the class token of an image and a given one.
 
-    The targets are what `references` returns for the clean images. There the gradient
-    is zero: an attack must start elsewhere.
+    The targets are `Victim.embeddings` of the clean images. There the gradient is zero:
+    an attack must start elsewhere.
 
     Args:
         victim: `Victim` of a model that has an `encoder`.
@@ -21,14 +21,6 @@ class EmbeddingDistance(FeatureDistance):
 
     def outputs(self, images):
         return self.victim.embed(images)
-
-    def references(self, images) -> tf.Tensor:
-        """Returns the class tokens of clean images, float32 [B, D].
-
-        Args:
-            images: float32 [B, H, W, C] in [0, 1].
-        """
-        return self.victim.embeddings(images)
 
 
 def embedded(encoder, images: tf.Tensor) -> tf.Tensor:

@@ -31,7 +31,6 @@ from kerobust.progress import Clock
 
 _DEFAULT = EvaluateConfig()
 _PROBE = 8  # Examples whose logits tell models apart.
-_NO_EMBED = "There is no encoder, so embed was left out, of the worst case too."
 _PICTURES = 8  # Examples of the first batch that are kept as pictures.
 
 
@@ -178,7 +177,6 @@ def _assemble(found, jobs, curve, evaluator, findings, suites) -> Evaluation:
     extra = {job.key for job in curve} - {job.key for job in jobs}
     seconds = {job.name: merged[job.key]["seconds"] for job in jobs}
     findings = findings + [each for suite in suites.values() for each in suite.findings]
-    adapted = [note for suite in suites.values() for note in suite.notes]
     return Evaluation(
         threat={"epsilon": float(threat.epsilon), "norm": threat.norm},
         settings=dataclasses.asdict(config),
@@ -196,9 +194,9 @@ def _assemble(found, jobs, curve, evaluator, findings, suites) -> Evaluation:
         pictures=_pictures(found, jobs, robust),
         notes=[
             *map(str, findings),
-            *adapted,
+            *(note for suite in suites.values() for note in suite.notes),
             *doubts(points.get("pgd", []), robust),
-            *[_NO_EMBED] * (EMBED in set(config.attacks) - set(robust)),
+            *_left_out(config, robust),
         ],
         findings=findings,
         suites=suites,
@@ -219,6 +217,12 @@ def _fitting(config: EvaluateConfig, model) -> EvaluateConfig:
             f"without an encoder. Received: attacks={config.attacks}. Add pgd."
         )
     return config.replace(attacks=attacks, curve_attacks=curves)
+
+
+def _left_out(config: EvaluateConfig, robust: dict) -> list[str]:
+    if EMBED not in config.attacks or EMBED in robust:
+        return []
+    return ["There is no encoder, so embed was left out, of the worst case too."]
 
 
 def _merge(parts: list[dict]) -> dict:

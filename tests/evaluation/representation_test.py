@@ -95,7 +95,7 @@ def test_epsilon_0_moves_nothing_and_larger_radii_move_more(found):
     for metric in ("cosine", "distance"):
         for part in ("mean", "median", "q90"):
             assert 0 < small[metric][part] < large[metric][part]
-    # The l2 ball of .5 holds the box of .02, whose corners are .02 * sqrt 192 = .28 away.
+    # The l2 ball of .5 holds the box of .02: its corners are .02 * sqrt 192 = .28 away.
     assert small["cosine"]["mean"] < moved["l2", 0.5]["cosine"]["mean"]
 
 
