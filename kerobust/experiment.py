@@ -6,7 +6,7 @@ from kerobust.attacks import AttackConfig
 from kerobust.config import Config, UserError, check_name, format_number, setting
 from kerobust.data.datasets import DataConfig
 from kerobust.data.multicrop import ViewsConfig
-from kerobust.evaluation.evaluator import EvaluateConfig
+from kerobust.evaluation.config import EvaluateConfig
 from kerobust.methods import METHODS
 from kerobust.methods.deacl import DeaclConfig
 from kerobust.methods.dino import DinoConfig

@@ -120,12 +120,14 @@ def _require_start(config: ExperimentConfig) -> None:
             "finetune without pretrain. Received: init_from=None and no encoder in "
             f"{folder}. Add pretrain to --run.stages or name a bundle."
         )
-    ready = any((folder / name).exists() for name in ("finetune/model", "encoder"))
-    if "evaluate" in stages and not (ready or {"pretrain", "finetune"} & set(stages)):
+    kept = ("encoder", "finetune/model")
+    found = any((folder / name).exists() for name in kept)
+    if "evaluate" in stages and not (found or {"pretrain", "finetune"} & set(stages)):
         raise UserError(
             "`--run.init_from` must name a bundle when `--run.stages` has evaluate "
-            "without pretrain and finetune. Received: init_from=None and no trained "
-            f"model in {folder}. Add a stage to --run.stages or name a bundle."
+            "without pretrain and finetune. Received: init_from=None and neither an "
+            f"encoder nor a fine-tuned model in {folder}. Add one of those stages to "
+            "--run.stages or name a bundle."
         )
 
 
