@@ -11,6 +11,7 @@ import pytest
 
 from kerobust.config import UserError
 from kerobust.models.checkpoint_files import read_state, read_tree, select_state
+from tests.models.torch_archive import entry, write
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 DIGESTS = {
@@ -26,29 +27,6 @@ def closed_form(first, *shape):
     """The values that the goldens were filled with, in row-major order."""
     places = np.arange(np.prod(shape, dtype=int))
     return ((places * 7 + first) % 11 - 5).reshape(shape) / 4
-
-
-def entry(shape, strides, *, offset=0, kind="Float", key="0", elements=6):
-    """The pickled call that rebuilds a tensor, in the oldest protocol."""
-    numbers = [b"".join(b"I%d\n" % each for each in item) for item in (shape, strides)]
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\n%sStorage\nV%s\nVcpu\n"
-        b"I%d\ntQI%d\n(%st(%stI00\nNtR"
-        % (kind.encode(), key.encode(), elements, offset, *numbers)
-    )
-
-
-def write(path, *tensors, data=None, order=None, compression=zipfile.ZIP_STORED):
-    """Writes a zip checkpoint {"0": tensor, ...} with storages `data` by key."""
-    items = b"".join(b"V%d\n%ss" % item for item in enumerate(tensors))
-    data = {"0": np.arange(6, dtype="<f4").tobytes()} if data is None else data
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", b"}" + items + b".")
-        if order is not None:
-            archive.writestr("archive/byteorder", order)
-        for key, content in data.items():
-            archive.writestr(f"archive/data/{key}", content)
-    return path
 
 
 @pytest.mark.parametrize("name", sorted(DIGESTS))
