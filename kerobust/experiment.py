@@ -5,7 +5,7 @@ import dataclasses
 from kerobust.attacks import AttackConfig
 from kerobust.config import Config, UserError, check_name, format_number, setting
 from kerobust.data.datasets import DataConfig
-from kerobust.evaluation.config import EvaluateConfig
+from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
 from kerobust.methods import METHODS
 from kerobust.methods.finetune import FinetuneConfig
 from kerobust.methods.mae import MaeConfig
@@ -60,6 +60,7 @@ class ExperimentConfig:
     finetune: FinetuneConfig = FinetuneConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    represent: RepresentConfig = RepresentConfig()
 
     def __post_init__(self):
         check_name("--method", self.method, METHODS)

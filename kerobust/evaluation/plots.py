@@ -102,6 +102,24 @@ def curves(points: Mapping[str, list[dict]]) -> bytes:
     return _png(figure)
 
 
+def drift(values: Mapping[str, list[float]]) -> bytes:
+    """Returns a PNG of the distribution of cosine distances of several models.
+
+    Args:
+        values: Model -> distance of every image; all models share 100 bins.
+    """
+    figure, axes = _figure(7)
+    largest = max(max(each, default=0.0) for each in values.values())
+    bins = np.linspace(0.0, max(largest, 1e-6), 101)
+    for name, each in values.items():
+        axes.hist(each, bins, alpha=0.5, histtype="stepfilled", label=name)
+    axes.set_xlabel("1 - cosine of attacked and clean class token")
+    axes.set_ylabel("images")
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
+    return _png(figure)
+
+
 def encode(image: np.ndarray) -> bytes:
     """Returns the PNG of an image uint8 [H, W, 3]."""
     from matplotlib.image import imsave
