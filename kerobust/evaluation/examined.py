@@ -6,15 +6,15 @@ from kerobust.evaluation.parts import Grid, Section, percent
 _ATTACK = (
     "The attack maximises the mean squared distance of the class token from its clean "
     "one, from a random start, in {steps} steps of 2.5 epsilon / steps, on {images} "
-    "images, right or wrong; it knows neither labels nor head. Cosine = 1 - cosine of "
-    "attacked and clean class token, l2 = their Euclidean distance, q90 = what nine "
-    "tenths of the images do not exceed. Embed %: right without attack and under it, "
-    "judged by the classifier."
+    "images, right or wrong; it knows neither labels nor head, whatever the head reads. "
+    "Cosine = 1 - cosine of attacked and clean class token, l2 = their Euclidean "
+    "distance, q90 = what nine tenths of the images do not exceed. Embed %: right "
+    "without attack and under it, judged by the classifier."
 )
 _NEIGHBOURS = (
     "Weighted vote of the k labelled training images, never attacked, with the nearest "
-    "class tokens. Robust: right without attack and under the attack on the "
-    "representation."
+    "class tokens. First line of a model: without attack; then right without attack "
+    "and under the attack on the representation."
 )
 _NORMALISATION = (
     "The same classifier on the same clean images, once as trained and once with the "
@@ -56,7 +56,7 @@ def _drift_grid(found: dict[str, dict]) -> Grid:
     cells = [
         [
             *(name, entry["norm"], format_number(entry["epsilon"])),
-            *(f"{entry['cosine'][part]:.4f}" for part in parts),
+            *(f"{entry['cosine'][part]:.4g}" for part in parts),
             *(f"{entry['distance'][part]:.4g}" for part in parts),
             percent(entry["correct"]),
         ]
@@ -67,15 +67,18 @@ def _drift_grid(found: dict[str, dict]) -> Grid:
 
 
 def _knn_grid(found: dict[str, dict]) -> Grid:
+    counts = sorted({entry["k"] for item in found.values() for entry in item["knn"]})
+    lines: dict[tuple, dict] = {}  # (model, norm, epsilon) -> k -> accuracy
+    for name, item in found.items():
+        for entry in item["knn"]:
+            clean, attacked = (name, "-", 0.0), (name, entry["norm"], entry["epsilon"])
+            for key, kind in ((clean, "clean"), (attacked, "robust")):
+                lines.setdefault(key, {})[entry["k"]] = percent(entry[kind])
     cells = [
-        [
-            *(name, str(entry["k"]), entry["norm"], format_number(entry["epsilon"])),
-            *(percent(entry[kind]) for kind in ("clean", "robust")),
-        ]
-        for name, item in found.items()
-        for entry in item["knn"]
+        [name, norm, format_number(epsilon), *(line.get(k, "-") for k in counts)]
+        for (name, norm, epsilon), line in lines.items()
     ]
-    return ["model", "k", "norm", "epsilon", "clean %", "robust %"], cells
+    return ["model", "norm", "epsilon", *(f"k = {k} %" for k in counts)], cells
 
 
 def _control_grid(found: dict[str, dict]) -> Grid:

@@ -77,21 +77,30 @@ def bars(rows: list[dict]) -> bytes:
     return _png(figure)
 
 
-def curves(points: Mapping[str, list[dict]]) -> bytes:
+def curves(
+    points: Mapping[str, list[dict]], embed: Mapping[str, list[dict]] | None = None
+) -> bytes:
     """Returns a PNG of robust accuracy against epsilon with 95 % intervals.
 
     Args:
         points: Row name -> `Evaluation.curve`.
+        embed: Row name -> `Evaluation.embed_curve`, dashed in the colour of the row.
     """
     figure, axes = _figure(6)
-    for name, curve in points.items():
+    lines = [(name, name, "-", curve) for name, curve in points.items()]
+    for name, curve in (embed or {}).items():
+        lines.append((name, f"{name}, embed", "--", curve))
+    names = dict.fromkeys(name for name, *_ in lines)
+    colours = {name: f"C{place}" for place, name in enumerate(names)}
+    for name, label, style, curve in lines:
         epsilons = [point["epsilon"] for point in curve]
         accuracy = [100 * point["robust_accuracy"] for point in curve]
-        (line,) = axes.plot(epsilons, accuracy, marker="o", label=name)
+        options = {"color": colours[name], "linestyle": style, "label": label}
+        axes.plot(epsilons, accuracy, marker="o", **options)
         bounds = 100 * np.array([point["interval"] for point in curve])
-        axes.fill_between(epsilons, *bounds.T, alpha=0.2, color=line.get_color())
+        axes.fill_between(epsilons, *bounds.T, alpha=0.2, color=colours[name])
     # The last point lies far out: a linear scale would squeeze all others together.
-    positive = [point["epsilon"] for curve in points.values() for point in curve]
+    positive = [point["epsilon"] for *_, curve in lines for point in curve]
     smallest = min((value for value in positive if value > 0), default=1.0)
     axes.set_xscale("symlog", linthresh=smallest)
     axes.set_xlabel("epsilon (pixel units, linear up to the first point)")

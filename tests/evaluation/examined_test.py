@@ -86,19 +86,23 @@ def test_the_attack_is_reported_by_model_norm_and_radius(texts):
         *("l2 mean", "l2 median", "l2 q90"),
     ]
     cells = rows[-1]
-    assert cells[:6] == ["teacher SLF", "linf", "8/255", "0.1250", "0.1000", "0.2000"]
+    assert cells[:6] == ["teacher SLF", "linf", "8/255", "0.125", "0.1", "0.2"]
     assert cells[6:9] == ["12.5", "10", "20"]
     assert cells[9].startswith("40.0 [")
     assert "in 20 steps of 2.5 epsilon / steps, on 50 images" in texts["md"]
 
 
 def test_neighbours_are_reported_clean_and_robust(texts):
-    _, *rows = table(texts["md"], "Nearest neighbours")
+    headers, *rows = table(texts["md"], "Nearest neighbours")
 
-    assert len(rows) == 2 * 2 * len(RADII)
-    for _, k, _, _, clean, robust in rows:
-        assert clean.startswith(f"{60 + int(k)}.0 [")
-        assert robust.startswith(f"{30 + int(k)}.0 [")
+    assert headers == ["model", "norm", "epsilon", "k = 5 %", "k = 10 %"]
+    assert [cells[1:3] for cells in rows[:4]] == [
+        *(["-", "0.0"], ["l2", "0.5"], ["linf", "1/255"], ["linf", "8/255"])
+    ]
+    assert len(rows) == 2 * 4
+    for index, cells in enumerate(rows):
+        expected = (35, 40) if index % 4 else (65, 70)
+        assert [float(cell.split()[0]) for cell in cells[3:]] == list(expected)
 
 
 def test_the_control_says_what_normalisation_brings(texts):
