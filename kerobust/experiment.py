@@ -6,7 +6,7 @@ from kerobust.attacks import AttackConfig
 from kerobust.config import Config, UserError, check_name, format_number, setting
 from kerobust.data.datasets import DataConfig
 from kerobust.data.multicrop import ViewsConfig
-from kerobust.evaluation.config import EvaluateConfig
+from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
 from kerobust.methods import METHODS
 from kerobust.methods.deacl import DeaclConfig
 from kerobust.methods.dino import DinoConfig
@@ -71,6 +71,7 @@ class ExperimentConfig:
     finetune: FinetuneConfig = FinetuneConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    represent: RepresentConfig = RepresentConfig()
 
     def __post_init__(self):
         check_name("--method", self.method, METHODS)

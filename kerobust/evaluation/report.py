@@ -18,7 +18,8 @@ A report is a dict:
     suites        {row name: {suite: `AutoAttackReport.members`}}
     curves        {row name: `Evaluation.curve`}
     embed_curves  {row name: `Evaluation.embed_curve`}
-    pictures      {row name: `Evaluation.pictures`}; the JSON file leaves the pixels out
+    representation  {row name: what `Representation` returns}
+    pictures      {row name: `Evaluation.pictures`}; the JSON file leaves all pixels out
     notes         [str]
 
 `share` is {"accuracy", "low", "high", "correct", "total"}, accuracies in [0, 1] with
@@ -36,8 +37,9 @@ from tabulate import tabulate
 from kerobust.batch_state import write_atomically
 from kerobust.evaluation import page
 from kerobust.evaluation.metrics import mcnemar, paired_bootstrap
+from kerobust.evaluation.parts import Section
 from kerobust.evaluation.results import Evaluation, share
-from kerobust.evaluation.sections import Section, grid, json_value, sections
+from kerobust.evaluation.sections import grid, json_value, sections
 
 SCHEMA_VERSION = 1
 _PIXELS = ("clean", "adversarial")
@@ -177,4 +179,10 @@ def _storable(report: dict) -> dict:
         name: {key: value for key, value in found.items() if key not in _PIXELS}
         for name, found in report.get("pictures", {}).items()
     }
-    return {"schema_version": SCHEMA_VERSION, **report, "pictures": pictures}
+    stored = {"schema_version": SCHEMA_VERSION, **report, "pictures": pictures}
+    if "representation" in report:
+        stored["representation"] = {
+            name: {key: value for key, value in found.items() if key != "attention"}
+            for name, found in report["representation"].items()
+        }
+    return stored

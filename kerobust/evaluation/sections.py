@@ -5,13 +5,12 @@ Markdown and HTML are both made from these, so no number can differ between them
 
 import json
 import os
-from typing import NamedTuple
 
 import numpy as np
 
 from kerobust.config import format_number
-
-Grid = tuple[list[str], list[list[str]]]  # Headers and rows of cells.
+from kerobust.evaluation.examined import examined_sections
+from kerobust.evaluation.parts import Grid, Section, percent
 
 # How a classifier on an encoder was trained on labels -> what that means.
 PROTOCOLS = {
@@ -20,24 +19,6 @@ PROTOCOLS = {
     "AFF": "head and encoder, adversarial images (TRADES)",
     "full": "head and encoder, clean images",
 }
-
-
-class Section(NamedTuple):
-    """A part of a report; what is empty is not shown.
-
-    Attributes:
-        title: Heading.
-        paragraphs: Sentences above the table.
-        headers: Column names.
-        cells: Rows of text.
-        figure: Which figure belongs here: "bars", "curves", "pictures" or "".
-    """
-
-    title: str
-    paragraphs: list[str]
-    headers: list[str] = []
-    cells: list[list[str]] = []
-    figure: str = ""
 
 
 def sentence(comparison: dict) -> str:
@@ -69,9 +50,9 @@ def grid(rows: list[dict]) -> Grid:
         [
             item["name"],
             *[item.get("protocol") or "-"] * named,
-            _percent(item["natural"]),
-            *(_percent(item["robust"].get(name)) for name in attacks),
-            _percent(item["worst"]),
+            percent(item["natural"]),
+            *(percent(item["robust"].get(name)) for name in attacks),
+            percent(item["worst"]),
             f"{sum(item['seconds'].values()):.1f}",
             item["note"],
         ]
@@ -95,6 +76,7 @@ def sections(report: dict) -> list[Section]:
         Section("Comparisons", compared),
         Section("Members of the suites, each on what stood", [], *_suite_grid(report)),
         Section("Robust accuracy by epsilon", [], *_curve_grid(report), "curves"),
+        *examined_sections(report.get("representation", {})),
         Section("Pictures", [], *_picture_grid(report), "pictures"),
         Section("Perturbation norms", [], *_norm_grid(rows)),
         Section("Seconds", [], *_seconds_grid(rows)),
@@ -152,7 +134,7 @@ def _curve_grid(report: dict) -> Grid:
 
 def _point(point: dict) -> str:
     low, high = point["interval"]
-    return _percent({"accuracy": point["robust_accuracy"], "low": low, "high": high})
+    return percent({"accuracy": point["robust_accuracy"], "low": low, "high": high})
 
 
 def _picture_grid(report: dict) -> Grid:
@@ -187,13 +169,6 @@ def _seconds_grid(rows: list[dict]) -> Grid:
         for attack, seconds in item["seconds"].items()
     ]
     return ["model", "attack", "seconds"], cells
-
-
-def _percent(found: dict | None) -> str:
-    if found is None:
-        return "-"
-    low, high = 100 * found["low"], 100 * found["high"]
-    return f"{100 * found['accuracy']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _text(value) -> str:

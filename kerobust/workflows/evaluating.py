@@ -9,7 +9,9 @@ import tensorflow as tf
 from kerobust import run_folder
 from kerobust.batch_state import write_atomically
 from kerobust.evaluation.evaluator import Evaluator
+from kerobust.evaluation.events import write_events
 from kerobust.evaluation.report import compare, row, table, write_report
+from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
 from kerobust.workflows.contenders import Contender, contenders
@@ -20,29 +22,50 @@ def evaluate(experiment: Experiment) -> dict:
     """Attacks every network of the experiment; writes and returns the report."""
     config, workdir = experiment.config, experiment.workdir
     evaluator = Evaluator(config.attack, config.evaluate)
+    examiner = Representation(config.attack, config.evaluate, config.represent)
     results: dict[str, Evaluation] = {}
+    examined: dict[str, dict] = {}
     about: dict[str, Contender] = {}
     known: list = []
+    split = experiment.source.splits[config.evaluate.split]
     for contender in contenders(experiment):
         name = contender.name
         folder = workdir / "evaluate" / name.replace(" ", "_").replace("+", "and")
         print(f"evaluate: {name}", flush=True)
+        model = _into_equal(known, contender.model)
+        progress = _line if sys.stdout.isatty() else None
         results[name] = evaluator(
-            _into_equal(known, contender.model),
-            experiment.source.splits[config.evaluate.split],
+            model,
+            split,
             thorough=not results,  # Attacks need one curve and one diagnosis.
             state_dir=folder / "batches",
-            progress=_line if sys.stdout.isatty() else None,
+            progress=progress,
         )
         about[name] = contender
+        if config.evaluate.represent and hasattr(model, "encoder"):
+            examined[name] = examiner(
+                model,
+                experiment.labelled,
+                split,
+                state_dir=folder / "representation",
+                progress=progress,
+            )
         _write_results(experiment, name, folder, results[name])
     content = _report(experiment, results, about)
+    if examined:
+        write_events(workdir / "evaluate" / "tensorboard", examined)
+        content["representation"] = examined
+    _publish(workdir, content)
+    return content
+
+
+def _publish(workdir, content: dict) -> None:
+    """Writes the report, prints what matters of it and says where it is."""
     paths = write_report(workdir, content)
     print(f"\n{table(content['rows'])}\n")
     for text in (*map(sentence, content["comparisons"]), *content["notes"]):
         print(text)
     print(f"\nreport: {paths['html']}\ncurves: tensorboard --logdir {workdir}")
-    return content
 
 
 def _write_results(experiment: Experiment, name: str, folder, result: Evaluation):

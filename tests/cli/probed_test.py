@@ -1,6 +1,7 @@
 """Evaluation of an encoder by its linear probe, without fine-tuning."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ SHORT = (
     *TINY,
     "--method=mae",
     "--evaluate.attacks=fgsm",
+    "--evaluate.restarts=1",
     "--evaluate.limit=40",
     "--evaluate.curve=false",
     "--evaluate.diagnose=false",
@@ -60,6 +62,33 @@ def test_the_start_is_the_teacher_if_the_run_made_none(workdir, tmp_path):
     assert evaluate.main(["evaluate", *SHORT, *flags]) == 0
 
     assert [row[0] for row in rows(tmp_path)] == ["mae SLF", "teacher SLF"]
+
+
+def test_encoders_are_examined_and_both_attacks_drawn(workdir, tmp_path):
+    shutil.copytree(workdir / "encoder", tmp_path / "encoder")
+    shutil.copytree(workdir / "encoder", tmp_path / "teacher")
+    flags = [*SHORT, f"--run.workdir={tmp_path}", "--evaluate.limit=20"]
+    flags += ["--evaluate.attacks=embed,pgd", "--evaluate.steps=2"]
+    flags += ["--evaluate.curve=true", "--evaluate.curve_attacks=pgd,embed"]
+    flags += ["--evaluate.every_curve=true", "--evaluate.epsilons=4/255"]
+    flags += ["--evaluate.represent=true", "--represent.epsilons=4/255"]
+
+    assert evaluate.main(["evaluate", *flags]) == 0
+
+    report = json.loads((tmp_path / "report.json").read_text())
+    names = ["mae SLF", "teacher SLF"]
+    assert [row["name"] for row in report["rows"]] == names
+    for key in ("curves", "embed_curves", "representation"):
+        assert list(report[key]) == names
+    # Method and teacher are one network here.
+    for key in ("curves", "embed_curves"):
+        assert report[key]["mae SLF"] == report[key]["teacher SLF"]
+    radii = [item["epsilon"] for item in report["representation"]["mae SLF"]["drift"]]
+    assert radii == pytest.approx([4 / 255, 8 / 255])
+    table = (tmp_path / "report.md").read_text()
+    assert re.search(r"\| model +\| epsilon +\| PGD % +\| embed %", table)
+    (events,) = (tmp_path / "evaluate" / "tensorboard").iterdir()
+    assert b"mae SLF/attention" in events.read_bytes()
 
 
 def test_an_encoder_from_elsewhere_is_probed(workdir, tmp_path):
