@@ -112,50 +112,56 @@ def random_resized_crop(
     keys: tf.Tensor,
     scale: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    size: tuple[int, int] | None = None,
 ) -> tf.Tensor:
-    """Returns a random part of each image, enlarged to the image's size.
+    """Returns a random part of each image, resized.
 
     Args:
         images: float32 [B, H, W, C] in [0, 1].
         keys: int32 [B, 2].
         scale: Range of the part's share of the area.
         ratio: Range of its width / height.
+        size: (height, width) of the result in pixels; None = that of the images.
 
     References:
         Szegedy et al., 2015, arXiv:1409.4842, section 6, in the form of torchvision's
         `RandomResizedCrop`: ten tries, then the centre.
     """
     rows, columns = images.shape[1:3]
+    height_to, width_to = size or (rows, columns)
     boxes = crop_boxes(keys, (rows, columns), scale, ratio)
     top, left, height, width = tf.unstack(boxes, axis=1)
     # One matrix per image and axis: the whole batch at once, which for small images
     # is faster than resizing them one by one.
-    wide = tf.einsum("bsw,bhwc->bhsc", _enlarging(left, width, columns), images)
-    wide = tf.clip_by_value(wide, 0.0, 1.0)
-    enlarged = tf.einsum("bsh,bhwc->bswc", _enlarging(top, height, rows), wide)
-    return tf.clip_by_value(enlarged, 0.0, 1.0)
+    across = _resizing(left, width, columns, width_to)
+    wide = tf.clip_by_value(tf.einsum("bsw,bhwc->bhsc", across, images), 0.0, 1.0)
+    down = _resizing(top, height, rows, height_to)
+    resized = tf.einsum("bsh,bhwc->bswc", down, wide)
+    return tf.clip_by_value(resized, 0.0, 1.0)
 
 
-def _enlarging(start: tf.Tensor, extent: tf.Tensor, length: int) -> tf.Tensor:
-    """Returns the matrices that enlarge a part of an axis to its full length.
+def _resizing(start: tf.Tensor, extent: tf.Tensor, length: int, target: int):
+    """Returns the matrices that resize a part of an axis.
 
-    A part is never shrunk, so the kernel keeps its width. Pixels outside the part do
-    not count.
+    The kernel widens where the part shrinks. Pixels outside the part do not count.
 
     Args:
         start, extent: int32 [B], the part, in pixels.
-        length: L, in pixels.
+        length: L, of the whole axis, in pixels.
+        target: T, of the result, in pixels.
 
     Returns:
-        float32 [B, L, L]: weights of the pixels (last axis) in each target pixel.
+        float32 [B, T, L]: weights of the pixels (last axis) in each target pixel.
     """
     start, extent = start[:, tf.newaxis, tf.newaxis], extent[:, tf.newaxis, tf.newaxis]
-    middles = tf.range(length, dtype=tf.float32) + 0.5
-    step = tf.cast(extent, tf.float32) / length
-    centres = tf.cast(start, tf.float32) + middles[:, tf.newaxis] * step
+    steps = tf.range(target, dtype=tf.float32)[:, tf.newaxis] + 0.5
+    step = tf.cast(extent, tf.float32) / target
+    centres = tf.cast(start, tf.float32) + steps * step
     pixels = tf.range(length)
     inside = (pixels >= start) & (pixels < start + extent)
-    weights = tf.where(inside, _bicubic(tf.abs(middles - centres)), 0.0)
+    distance = tf.abs(tf.cast(pixels, tf.float32) + 0.5 - centres)
+    weights = _bicubic(distance / tf.maximum(step, 1.0))
+    weights = tf.where(inside, weights, 0.0)
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
 

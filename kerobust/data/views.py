@@ -26,6 +26,7 @@ def training_batches(
     start_step: int = 0,
     seed: int = 0,
     augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = identity,
+    views: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches of steps `start_step` to `steps - 1`.
 
@@ -41,6 +42,8 @@ def training_batches(
         seed: Of order and keys, at least 0.
         augment: (images float32 [B, H, W, 3], keys int32 [B, 2]) -> images; traced
             without AutoGraph.
+        views: (images before `augment`, keys) -> further entries of the batch, tensors
+            whose first dimension is B; None = none.
 
     Returns:
         Dataset of {"images": float32 [B, H, W, 3] in [0, 1], "labels": int32 [B],
@@ -70,18 +73,26 @@ def training_batches(
     epochs = tf.data.Dataset.range(first_epoch, -(-steps // per_epoch))
     batches = epochs.flat_map(epoch_batches).skip(start_step - first_epoch * per_epoch)
     batches = batches.take(max(0, steps - start_step))
-    return _pipeline(batches, _training_loader(split, seed, augment))
+    return _pipeline(batches, _training_loader(split, seed, augment, views))
 
 
-def _training_loader(split: Split, seed: int, augment) -> Callable:
+def _training_loader(split: Split, seed: int, augment, views) -> Callable:
     ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
 
     def load(epoch, positions):
         batch_ids = tf.gather(ids, positions)
         keys = example_keys(seed, epoch, batch_ids)
-        images = augment(split.fetch(positions), keys)
+        originals = split.fetch(positions)
+        images = augment(originals, keys)
+        more = views(originals, keys) if views is not None else {}
+        more["images"] = images
+        rows = positions.shape[0]
+        shaped = {
+            name: tf.ensure_shape(value, [rows, *value.shape[1:]])
+            for name, value in more.items()
+        }
         return {
-            "images": tf.ensure_shape(images, [positions.shape[0], *images.shape[1:]]),
+            **shaped,
             "labels": tf.gather(labels, positions),
             "ids": batch_ids,
             "keys": keys,

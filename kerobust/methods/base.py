@@ -1,11 +1,12 @@
 """The training template that every method shares."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
 from kerobust.distribute import replica_count
+from kerobust.training.monitors import Monitor
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -14,20 +15,26 @@ class Method(tf.keras.Model):
     """A way to train: subclasses say what to perturb and which losses to add up.
 
     A subclass names its loss terms in `TERMS` and writes `loss_terms`; it may override
-    `perturb` (run an attack, before the tape), `trained_variables` and `after_update`.
-    Everything else is written here once.
+    `guide` (ask a teacher), `perturb` (run an attack), both before the tape,
+    `trained_variables` and `after_update`. Everything else is written here once.
 
     Batches are dicts with at least `images` float32 [B, H, W, C] in [0, 1], `labels`
     int32 [B] (-1 = unlabelled), `ids` int32 [B] and `keys` int32 [B, 2] (the example's
-    randomness of this epoch). `perturb` may add entries, `adversarial` by convention.
+    randomness of this epoch), and the views of `view_maker`. `guide` and `perturb` may
+    add entries, `adversarial` by convention.
 
     Attributes:
         TERMS: Names of the loss terms; the loss is their sum.
         MEASURES: Names of further means that are logged, not minimised.
+        monitors: Limits of means beyond which training is pointless.
+        view_maker: (images float32 [B, H, W, C] in [0, 1], keys int32 [B, 2]) -> dict
+            of further entries of a batch, made by the input pipeline; None = none.
     """
 
     TERMS: tuple[str, ...] = ()
     MEASURES: tuple[str, ...] = ()
+    monitors: tuple[Monitor, ...] = ()
+    view_maker: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -51,6 +58,14 @@ class Method(tf.keras.Model):
         """Returns the trained variables from input to output, for layer-wise rates."""
         return [self.trained_variables()]
 
+    def late_variables(self) -> list[tuple[float, list[tf.Variable]]]:
+        """Returns (epoch, variables that the optimizer leaves alone before it)."""
+        return []
+
+    def guide(self, batch: Batch) -> Batch:
+        """Returns the batch and what a teacher says of it; runs before `perturb`."""
+        return batch
+
     def perturb(self, batch: Batch) -> Batch:
         """Returns the batch and what an attack adds to it; runs before the tape."""
         return batch
@@ -59,7 +74,7 @@ class Method(tf.keras.Model):
         """Returns a float32 scalar per name in `TERMS`, means over the local batch."""
         raise NotImplementedError(f"{type(self).__name__} names no loss terms.")
 
-    def after_update(self) -> None:
+    def after_update(self, batch: Batch) -> None:
         """Runs after every update (moving averages, centres)."""
 
     def measure(self, name: str, value: tf.Tensor) -> None:
@@ -68,10 +83,11 @@ class Method(tf.keras.Model):
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Makes one update and returns the means since the last reset."""
+        batch = self.guide(data)
         if self.jit_compile:  # XLA knows no clock.
-            batch = self.perturb(data)
+            batch = self.perturb(batch)
         else:
-            batch, seconds = _timed(self.perturb, data)
+            batch, seconds = _timed(self.perturb, batch)
             self.measure("attack_seconds", seconds)
         variables = self.trained_variables()
         with tf.GradientTape() as tape:
@@ -79,7 +95,7 @@ class Method(tf.keras.Model):
             loss = tf.add_n([terms[name] for name in self.TERMS])
             scaled = loss / replica_count()
         self.optimizer.minimize(scaled, variables, tape=tape)
-        self.after_update()
+        self.after_update(batch)
         self.measure("loss", loss)
         for name in self.TERMS:
             self.measure(name, terms[name])

@@ -7,13 +7,13 @@ import tensorflow as tf
 
 from kerobust.config import Config, setting
 from kerobust.methods.base import Method
-from kerobust.training.optimizers import AdamW, layer_rate_scales
-from kerobust.training.schedules import WarmupCosine, scaled_rate
+from kerobust.training.optimizers import AdamW, MomentumSGD, layer_rate_scales
+from kerobust.training.schedules import PerEpoch, WarmupCosine, scaled_rate
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimisationConfig(Config):
-    """AdamW with linear warm-up and a cosine, the rate scaled by the batch size."""
+    """Optimizer, rate and length; the rate is scaled by the batch size."""
 
     NO_DECAY: ClassVar[tuple[str, ...]] = ("bias",)
 
@@ -24,7 +24,39 @@ class OptimisationConfig(Config):
     )
     warmup_epochs: float = setting(40.0, "Epochs of linear warm-up from 0.", low=0)
     final_rate: float = setting(0.0, "Rate at the end of the cosine.", low=0)
-    weight_decay: float = setting(0.05, "Decoupled weight decay.", low=0)
+    initial_rate: float = setting(
+        0.0, "Rate at the first step of the warm-up, not scaled.", low=0
+    )
+    inclusive_warmup: bool = setting(
+        False,
+        "Whether the last step of the warm-up has the peak rate (DINO, DeACL) or the"
+        " first one after it (MAE).",
+    )
+    rate_per_epoch: bool = setting(
+        False, "Whether the rate changes once per epoch instead of at every step."
+    )
+    milestones: tuple[float, ...] = setting(
+        (),
+        "Epochs after which the rate is divided by 10, instead of warm-up and cosine.",
+        low=0,
+    )
+    optimizer: str = setting(
+        "adamw",
+        "adamw (decoupled weight decay, none for biases and norms) or sgd (momentum"
+        " 0.9, coupled weight decay of everything).",
+        choices=("adamw", "sgd"),
+    )
+    momentum: float = setting(0.9, "Momentum of sgd.", low=0, high=1, open_high=True)
+    weight_decay: float = setting(0.05, "Weight decay.", low=0)
+    final_weight_decay: float | None = setting(
+        None, "Weight decay of adamw at the end of a cosine; empty = constant.", low=0
+    )
+    clip_norm: float | None = setting(
+        None,
+        "Largest l2 norm of the gradient of each tensor by itself; empty = no limit.",
+        low=0,
+        open_low=True,
+    )
     beta_2: float = setting(0.95, "AdamW's second beta.", low=0, high=1, open_high=True)
     layer_decay: float = setting(
         1.0, "Factor on the rate per layer below the head.", low=0, high=1
@@ -42,6 +74,11 @@ class OptimisationConfig(Config):
             "warmup_epochs",
             f"must not exceed the {self.epochs} epochs of the training",
             f"Shorten it or raise {self.flag('epochs')}.",
+        )
+        self.require(
+            self.final_weight_decay is None or self.optimizer == "adamw",
+            "final_weight_decay",
+            "must be empty with optimizer sgd",
         )
 
     def steps_per_epoch(self, size: int) -> int:
@@ -78,23 +115,55 @@ def compile_method(method: Method, config: OptimisationConfig, size: int) -> Non
         config: Rates, decay and length.
         size: Number of training images.
     """
-    rate = WarmupCosine(
-        config.peak_rate(),
-        round(config.warmup_epochs * config.steps_per_epoch(size)),
-        config.steps(size),
-        config.final_rate,
-    )
+    steps_per_epoch = config.steps_per_epoch(size)
+    optimizer = _make_optimizer(method, config, steps_per_epoch)
+    if tf.keras.mixed_precision.global_policy().name == "mixed_float16":
+        optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    method.compile(optimizer=optimizer)
+    optimizer.build(method.trained_variables())
+
+
+def _make_optimizer(method: Method, config: OptimisationConfig, steps_per_epoch: int):
+    rate = _make_rate(config, steps_per_epoch)
+    if config.optimizer == "sgd":
+        return MomentumSGD(
+            rate, config.momentum, config.weight_decay, clipnorm=config.clip_norm
+        )
+    decay, final = config.weight_decay, config.final_weight_decay
+    if final is not None:
+        decay = WarmupCosine(decay, 0, config.epochs * steps_per_epoch, final)
     optimizer = AdamW(
         rate,
-        weight_decay=config.weight_decay,
+        weight_decay=decay,
         beta_2=config.beta_2,
         no_decay=config.NO_DECAY,
+        clipnorm=config.clip_norm,
     )
     if config.layer_decay < 1.0:
         scales = layer_rate_scales(method.rate_groups(), config.layer_decay)
         variables = [item for group in method.rate_groups() for item in group]
         optimizer.set_rate_scales(variables, scales)
-    if tf.keras.mixed_precision.global_policy().name == "mixed_float16":
-        optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
-    method.compile(optimizer=optimizer)
-    optimizer.build(method.trained_variables())
+    for epoch, variables in method.late_variables():
+        optimizer.start_at(variables, round(epoch * steps_per_epoch))
+    return optimizer
+
+
+def _make_rate(config: OptimisationConfig, steps_per_epoch: int):
+    """Returns the schedule of the rate over steps."""
+    unit = 1 if config.rate_per_epoch else steps_per_epoch
+    peak = config.peak_rate()
+    if config.milestones:
+        # The rate of a boundary's own step is still the one before it.
+        ends = [round(epoch * unit) - 1 for epoch in config.milestones]
+        rates = [peak * 0.1**index for index in range(len(ends) + 1)]
+        rate = tf.keras.optimizers.schedules.PiecewiseConstantDecay(ends, rates)
+    else:
+        rate = WarmupCosine(
+            peak,
+            round(config.warmup_epochs * unit),
+            config.epochs * unit,
+            config.final_rate,
+            config.initial_rate,
+            config.inclusive_warmup,
+        )
+    return PerEpoch(rate, steps_per_epoch) if config.rate_per_epoch else rate

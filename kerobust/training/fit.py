@@ -18,6 +18,7 @@ from kerobust.training.callbacks import (
 )
 from kerobust.training.checkpoints import Checkpoints
 from kerobust.training.metrics_log import MetricsLog, read_rows
+from kerobust.training.monitors import StopOnTrouble
 from kerobust.training.signals import StopOnSignal
 
 
@@ -102,7 +103,8 @@ def fit(
     Args:
         method: Compiled model with all its weights, and an optimizer that is built.
             `train_step` makes exactly one optimizer step and returns running means of
-            its metrics; `TERMS`, if present, names the loss terms among them.
+            its metrics; `TERMS`, if present, names the loss terms among them, and
+            `monitors` limits some (see `Monitor`).
         batches: Given a step, returns the batches of that step and all later ones.
         steps: Global step at which the training ends, at least 1.
         batch_size: Images per step over all devices.
@@ -114,8 +116,9 @@ def fit(
         hparams: Settings for TensorBoard's HParams page.
 
     Raises:
-        UserError: If a loss term or a weight is not finite, the folder holds another
-            configuration or damaged checkpoints only, or cannot be written.
+        UserError: If a loss term or a weight is not finite, a monitored mean stays
+            outside its limits, the folder holds another configuration or damaged
+            checkpoints only, or cannot be written.
         ValueError: If `method` is not ready, or `batches` yields too few batches.
     """
     _prepare(method, steps, run)
@@ -132,7 +135,10 @@ def fit(
     measured = Probes(steps, probes, progress.say)
     intervals = (run.log_steps, run.checkpoint_steps)
     log = MetricsLog(steps, folder, batch_size, intervals, measured)
-    guard = StopOnNonFinite(steps, checkpoints)
+    guards = [
+        StopOnNonFinite(steps, checkpoints),
+        StopOnTrouble(steps, run.log_steps, progress.say),
+    ]
     save = SaveEvery(steps, run.checkpoint_steps, checkpoints, state, extra)
     with StopOnSignal(steps) as stop, log.open(start, hparams):
         method.fit(
@@ -140,7 +146,7 @@ def fit(
             steps_per_epoch=steps - start,
             epochs=1,
             verbose=0,
-            callbacks=[guard, measured, stop, progress, log, save],
+            callbacks=[*guards, measured, stop, progress, log, save],
         )
     stopped = stop.received is not None
     _require_end(save.step, steps, stopped)

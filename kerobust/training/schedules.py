@@ -20,6 +20,9 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         total_steps: Length of the training in steps, at least 1; `final` from then on.
         final: Rate at the end, at least 0.
         initial: Rate at step 0 when there is a warm-up, at least 0.
+        inclusive: Whether the last step of the warm-up has the peak rate already, as
+            well as the step after it (DINO, DeACL); otherwise the step after it is
+            the first with the peak rate (MAE).
 
     Call arguments:
         step: Scalar, whole or fractional.
@@ -34,7 +37,15 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         Loshchilov and Hutter, 2017, arXiv:1608.03983, equation 5 (without restarts).
     """
 
-    def __init__(self, peak, warmup_steps, total_steps, final=0.0, initial=0.0):
+    def __init__(
+        self,
+        peak,
+        warmup_steps,
+        total_steps,
+        final=0.0,
+        initial=0.0,
+        inclusive=False,
+    ):
         rates = {"peak": peak, "final": final, "initial": initial}
         for name, rate in rates.items():
             if rate < 0:
@@ -56,11 +67,12 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.total_steps = total_steps
         self.final = final
         self.initial = initial
+        self.inclusive = inclusive
 
     def __call__(self, step):
         """Returns the rate at `step`."""
         step = tf.cast(step, tf.float32)
-        risen = step / max(self.warmup_steps, 1)
+        risen = step / max(self.warmup_steps - int(self.inclusive), 1)
         rising = self.initial + (self.peak - self.initial) * risen
         length = max(self.total_steps - self.warmup_steps, 1)
         fallen = tf.clip_by_value((step - self.warmup_steps) / length, 0.0, 1.0)
@@ -76,7 +88,43 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
             "total_steps": self.total_steps,
             "final": self.final,
             "initial": self.initial,
+            "inclusive": self.inclusive,
         }
+
+
+@keras.saving.register_keras_serializable("kerobust")
+class PerEpoch(keras.optimizers.schedules.LearningRateSchedule):
+    """Holds the value that another schedule has at the first step of each epoch.
+
+    Args:
+        schedule: Counted in epochs: called with 0, 1, 2, ...
+        steps_per_epoch: Steps per epoch, at least 1.
+
+    Call arguments:
+        step: Whole scalar.
+
+    Returns:
+        float32 scalar.
+    """
+
+    def __init__(self, schedule, steps_per_epoch: int):
+        self.schedule = schedule
+        self.steps_per_epoch = steps_per_epoch
+
+    def __call__(self, step):
+        """Returns the value at `step`."""
+        return self.schedule(tf.cast(step, tf.int64) // self.steps_per_epoch)
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "steps_per_epoch": self.steps_per_epoch}
+
+    @classmethod
+    def from_config(cls, config):
+        """Returns the schedule that `get_config` described."""
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["steps_per_epoch"])
 
 
 @keras.saving.register_keras_serializable("kerobust")

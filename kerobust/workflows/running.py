@@ -129,14 +129,9 @@ def _with_its_shape(config: ExperimentConfig) -> ExperimentConfig:
     start, stages = config.run.init_from, config.run.stages
     if start is None or not {"finetune", "baselines"} & set(stages):
         return config
-    shape = read_encoder(pathlib.Path(start)).get_config()
-    known = ("width", "depth", "heads", "patch_size", "positions")
-    model = config.model.replace(
-        mean=tuple(shape["mean"]),
-        std=tuple(shape["std"]),
-        **{name: shape[name] for name in known},
-    )
-    text = ", ".join(f"{name} {shape[name]}" for name in known)
+    model = config.model.shaped_like(read_encoder(pathlib.Path(start)))
+    told = ("width", "depth", "heads", "patch_size", "positions")
+    text = ", ".join(f"{name} {getattr(model, name)}" for name in told)
     print(f"encoder: {start}, which sets --model: {text}", flush=True)
     return dataclasses.replace(config, model=model)
 
