@@ -9,6 +9,7 @@ import numpy as np
 from kerobust.config import UserError
 from kerobust.models.heads import Classifier
 from kerobust.models.resnet import ResNet
+from kerobust.models.torch_names import keras_layout
 from kerobust.models.weights import assign_named, named_weights
 
 _TORCH = {
@@ -44,7 +45,7 @@ def load_torch_resnet(model: ResNet | Classifier, path: str | os.PathLike) -> No
         model = Classifier(ResNet(20), ClassifierHead(10, norm=False))
         load_torch_resnet(model, "resnet20.npz")
     """
-    values = {name: _keras_layout(each) for name, each in _read(path).items()}
+    values = {name: keras_layout(each) for name, each in _read(path).items()}
     weights = {_torch_name(name): each for name, each in named_weights(model).items()}
     assign_named(weights, values, str(path))
 
@@ -65,13 +66,6 @@ def _torch_name(name: str) -> str:
         r"stages\.(\d+)", lambda match: f"layer{int(match.group(1)) + 1}", owner
     )
     return f"{owner}.{_TORCH[leaf]}"
-
-
-def _keras_layout(values: np.ndarray) -> np.ndarray:
-    """Returns kernels [out, in, ...] as [..., in, out]; other arrays as they are."""
-    if values.ndim < 2:
-        return values
-    return np.transpose(values, [*range(2, values.ndim), 1, 0])
 
 
 def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
