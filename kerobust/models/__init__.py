@@ -5,6 +5,8 @@ from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder, Mask, pixel_mask, random_mask
 from kerobust.models.pretrained import load_torch_resnet
 from kerobust.models.resnet import ResNet
+from kerobust.models.sources import SOURCES, ignored_names, load_vit
+from kerobust.models.torch_names import to_torch_names
 from kerobust.models.vit import VisionTransformer, VitConfig
 from kerobust.models.weights import copy_encoder_weights, named_weights
 
@@ -12,6 +14,7 @@ ENCODERS = {"resnet": ResNet, "vit": VisionTransformer}
 
 __all__ = [
     "ENCODERS",
+    "SOURCES",
     "Classifier",
     "ClassifierHead",
     "MaeDecoder",
@@ -20,11 +23,14 @@ __all__ = [
     "VisionTransformer",
     "VitConfig",
     "copy_encoder_weights",
+    "ignored_names",
     "load_bundle",
     "load_torch_resnet",
+    "load_vit",
     "named_weights",
     "pixel_mask",
     "random_mask",
     "read_info",
     "save_bundle",
+    "to_torch_names",
 ]

@@ -3,11 +3,10 @@
 import os
 import re
 
-import numpy as np
-
 from kerobust.models.checkpoint_files import read_npz
 from kerobust.models.heads import Classifier
 from kerobust.models.resnet import ResNet
+from kerobust.models.torch_names import keras_layout
 from kerobust.models.weights import assign_named, named_weights
 
 _TORCH = {
@@ -45,7 +44,7 @@ def load_torch_resnet(model: ResNet | Classifier, path: str | os.PathLike) -> No
     """
     arrays = read_npz(path).items()
     kept = {name: each for name, each in arrays if not name.endswith(_COUNTER)}
-    values = {name: _keras_layout(each) for name, each in kept.items()}
+    values = {name: keras_layout(each) for name, each in kept.items()}
     weights = {_torch_name(name): each for name, each in named_weights(model).items()}
     assign_named(weights, values, str(path))
 
@@ -66,10 +65,3 @@ def _torch_name(name: str) -> str:
         r"stages\.(\d+)", lambda match: f"layer{int(match.group(1)) + 1}", owner
     )
     return f"{owner}.{_TORCH[leaf]}"
-
-
-def _keras_layout(values: np.ndarray) -> np.ndarray:
-    """Returns kernels [out, in, ...] as [..., in, out]; other arrays as they are."""
-    if values.ndim < 2:
-        return values
-    return np.transpose(values, [*range(2, values.ndim), 1, 0])
