@@ -118,7 +118,7 @@ def usage(model: tf.keras.Model, format: str) -> str:
         format: How it was written.
     """
     if format == "timm":
-        return _USAGE_OF_TIMM
+        return _usage_of_timm(model)
     height, width, channels = image_shape(model)
     kind = "logits" if isinstance(model, Classifier) else "features"
     loading, taking = {
@@ -148,6 +148,33 @@ def _usage_of_weights(model: tf.keras.Model) -> str:
     )
 
 
+def _usage_of_timm(model: tf.keras.Model) -> str:
+    settings = model.get_config()
+    arguments = {
+        "img_size": tuple(settings["image_size"]),
+        "patch_size": settings["patch_size"],
+        "in_chans": settings["channels"],
+        "embed_dim": settings["width"],
+        "depth": settings["depth"],
+        "num_heads": settings["heads"],
+        "mlp_ratio": settings["mlp_ratio"],
+        "qkv_bias": settings["qkv_bias"],
+        "init_values": settings["layer_scale"],
+        "reg_tokens": settings["registers"],
+        "no_embed_class": settings["registers"] > 0,
+        "num_classes": 0,
+    }
+    lines = "".join(f"    {name}={value!r},\n" for name, value in arguments.items())
+    gated = "    # Add the gated MLP of timm.layers that fits the shapes.\n"
+    return (
+        "import safetensors.torch\n"
+        "from timm.models.vision_transformer import VisionTransformer\n\n"
+        f"model = VisionTransformer(\n{lines}"
+        f"{gated if settings['mlp'] == 'swiglu' else ''})\n"
+        f'model.load_state_dict(safetensors.torch.load_file("{WEIGHTS_FILE}"))\n'
+    )
+
+
 _USAGE_OF_BUNDLE = """
 from kerobust.models import load_bundle
 
@@ -160,11 +187,4 @@ model = tf.keras.models.load_model("{KERAS_FILE}")
 """
 _USAGE_OF_SAVED_MODEL = """
 model = tf.saved_model.load(".")
-"""
-_USAGE_OF_TIMM = f"""
-import safetensors.torch
-
-# Names and shapes are those of a timm VisionTransformer of the sizes above without a
-# classifier (num_classes=0). It does not normalise the images: see above.
-weights = safetensors.torch.load_file("{WEIGHTS_FILE}")
 """
