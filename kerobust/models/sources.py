@@ -16,14 +16,7 @@ from kerobust.models.weights import assign_named, named_weights
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Source -> what its files hold beside an encoder: heads, decoders, mask tokens.
-_BESIDE = {
-    "dino": r"head\.",
-    "dinov2": r"head\.|dino_head\.|ibot_head\.|mask_token$",
-    "mae": r"decoder_|head\.|fc_norm\.|mask_token$",
-    "timm": r"head\.|fc_norm\.|mask_token$",
-}
-SOURCES = tuple(_BESIDE)
+SOURCES = ("dino", "dinov2", "mae", "timm")
 # Token width -> heads, where it is not one for 64 channels.
 _HEADS = {1280: 16, 1408: 16, 1664: 16}
 
@@ -78,7 +71,8 @@ def load_vit(
         al., 2022, arXiv:2111.06377 (MAE).
     """
     check_name("source", source, SOURCES)
-    arrays, ignored = _encoder_arrays(state, source)
+    inside, ignored = encoder_part(state, source)
+    arrays = _timm_names(inside, source)
     final_norm = bool(arrays.keys() & set(_NORM)) or not any(
         "fc_norm." in name for name in ignored
     )
@@ -107,27 +101,17 @@ def load_vit(
     return encoder
 
 
-def ignored_names(state: Mapping[str, np.ndarray], source: str) -> list[str]:
-    """Returns the names that `load_vit` leaves out: heads, decoders, mask tokens."""
-    check_name("source", source, SOURCES)
-    return _encoder_arrays(state, source)[1]
-
-
-def _encoder_arrays(state, source):
-    """Returns float32 arrays under timm's names, and the names of all others."""
-    inside, ignored = encoder_part(state)
-    arrays = {}
-    for name, values in inside.items():
-        if re.match(_BESIDE[source], name):
-            ignored.append(name)
-            continue
+def _timm_names(arrays, source: str) -> dict[str, np.ndarray]:
+    """Returns the arrays as float32 under the names that timm gives them."""
+    renamed = {}
+    for name, values in arrays.items():
         if source == "dinov2":
             # Blocks may lie in chunks: blocks.CHUNK.BLOCK.
             name = re.sub(r"^blocks\.\d+\.(?=\d)", "blocks.", name)
             name = name.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2.")
             name = name.replace("register_tokens", "reg_token")
-        arrays[name] = np.asarray(values, np.float32)
-    return arrays, ignored
+        renamed[name] = np.asarray(values, np.float32)
+    return renamed
 
 
 def _check_names(arrays, source: str, final_norm: bool) -> None:

@@ -1,16 +1,28 @@
 """Names and layouts of PyTorch weights, for the encoders of this library."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from kerobust.config import check_name
 from kerobust.models.transformer import VisionTransformer
 from kerobust.models.weights import named_weights
 
 # What programs put before every name, and the part of a model that is its encoder.
 _WRAPPERS = ("module.", "_orig_mod.")
 _ENCODERS = ("backbone.", "encoder.", "model.")
-_COUNTER = ".num_batches_tracked"  # For averages that this library does not take.
+# For averages that this library does not take.
+_COUNTER = r"\.num_batches_tracked"
+
+# Source -> what its files hold beside an encoder, at the beginning of the names.
+BESIDE = {
+    "dino": r"head\.",
+    "dinov2": r"head\.|dino_head\.|ibot_head\.|mask_token$",
+    "mae": r"decoder_|head\.|fc_norm\.|mask_token$",
+    "timm": r"head\.|fc_norm\.|mask_token$",
+    "deacl": r"fc\.|linear\.|classifier\.|projector\.|predictor\.",
+}
 
 _VIT_LAYERS = {
     "patch_embedding": "patch_embed.proj",
@@ -28,19 +40,19 @@ _LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"
 
 
 def encoder_part(
-    state: Mapping[str, np.ndarray],
+    state: Mapping[str, np.ndarray], source: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the arrays of the encoder, and the names of the rest.
 
     `module.` (data parallel) and `_orig_mod.` (compiled) go; where some names begin
     with `backbone.`, `encoder.` or `model.`, those are the encoder and lose that, and
-    heads beside it are the rest. Counters of batches belong to neither.
+    heads beside it are the rest, as are counters of batches.
 
     Args:
         state: Arrays under the names of a PyTorch `state_dict`.
+        source: Key of `BESIDE`.
     """
-    names = {name: _unwrapped(name) for name in state if not name.endswith(_COUNTER)}
-    rest: list[str] = []
+    names, rest = {name: _unwrapped(name) for name in state}, list[str]()
     while True:
         found = [x for x in _ENCODERS if any(y.startswith(x) for y in names.values())]
         if not found:
@@ -48,7 +60,26 @@ def encoder_part(
         inside = {x: y for x, y in names.items() if y.startswith(found[0])}
         rest += [name for name in names if name not in inside]
         names = {x: _unwrapped(y.removeprefix(found[0])) for x, y in inside.items()}
-    return {short: state[name] for name, short in names.items()}, rest
+    beside = re.compile(f"{BESIDE[source]}|.*{_COUNTER}$")
+    rest += [name for name, short in names.items() if beside.match(short)]
+    kept = {short: state[x] for x, short in names.items() if not beside.match(short)}
+    return kept, rest
+
+
+def ignored_names(state: Mapping[str, np.ndarray], source: str) -> list[str]:
+    """Returns the names that no encoder needs: heads, decoders, mask tokens, counters.
+
+    `load_vit` and `load_resnet18` leave them out.
+
+    Args:
+        state: Arrays under the names of a PyTorch `state_dict`.
+        source: "dino", "dinov2", "mae", "timm" or "deacl".
+
+    Raises:
+        UserError: If the source is unknown.
+    """
+    check_name("source", source, BESIDE)
+    return encoder_part(state, source)[1]
 
 
 def _unwrapped(name: str) -> str:

@@ -185,7 +185,7 @@ def test_an_unknown_source_is_refused_with_the_known_ones():
     message = "`source` must be one of: dino, dinov2, mae, timm"
     with pytest.raises(UserError, match=message):
         load_vit({}, "clip")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"{message}, deacl"):
         ignored_names({}, "clip")
 
 
