@@ -59,7 +59,10 @@ def _figures(report: dict, kind: str) -> list[str]:
         return [_figure(plots.bars(report["rows"]), caption)]
     if kind == "curves":
         caption = "Robust accuracy under PGD; bands are 95 % intervals."
-        return [_figure(plots.curves(report["curves"]), caption)]
+        points = dict(report.get("curves", {}))
+        for name, curve in report.get("embed_curves", {}).items():
+            points[f"{name}, embed"] = curve
+        return [_figure(plots.curves(points), caption)]
     if kind == "pictures":
         return [
             _figure(plots.encode(_panel(found)), f"{name}, {found['attack']}: {_ROWS}")

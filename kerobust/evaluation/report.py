@@ -10,12 +10,14 @@ A report is a dict:
     settings      dict, effective settings, flag name -> text
     rows          [{"name", "natural": share, "robust": {attack: share}, "worst": share,
                     "norms": {attack: {"mean", "max", "limit"}},
-                    "seconds": {attack: float}, "note": str}], see `row`
+                    "seconds": {attack: float}, "note": str, "protocol": str}], see
+                    `row`
     comparisons   [{"first", "second", "on": "worst" | "clean", "only_first",
                     "only_second", "p_value", "difference", "low", "high"}], see
                     `compare`; difference = accuracy of first - second, in [-1, 1]
     suites        {row name: {suite: `AutoAttackReport.members`}}
     curves        {row name: `Evaluation.curve`}
+    embed_curves  {row name: `Evaluation.embed_curve`}
     pictures      {row name: `Evaluation.pictures`}; the JSON file leaves the pixels out
     notes         [str]
 
@@ -41,13 +43,15 @@ SCHEMA_VERSION = 1
 _PIXELS = ("clean", "adversarial")
 
 
-def row(name: str, evaluation: Evaluation, note: str = "") -> dict:
+def row(name: str, evaluation: Evaluation, note: str = "", protocol: str = "") -> dict:
     """Returns one row of a report's table.
 
     Args:
         name: What was evaluated.
         evaluation: What was found.
         note: Anything a reader must know about this row.
+        protocol: How labels were used: a word of `sections.PROTOCOLS`, a comma, and
+            what the head reads; "" if unknown.
     """
     return {
         "name": name,
@@ -57,6 +61,7 @@ def row(name: str, evaluation: Evaluation, note: str = "") -> dict:
         "norms": evaluation.norms,
         "seconds": evaluation.seconds,
         "note": note,
+        "protocol": protocol,
     }
 
 

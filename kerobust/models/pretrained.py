@@ -2,12 +2,11 @@
 
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
-from kerobust.config import UserError
+from kerobust.models.checkpoint_files import read_npz
 from kerobust.models.heads import Classifier
 from kerobust.models.resnet import ResNet
 from kerobust.models.resnet18 import ResNet18
@@ -16,6 +15,7 @@ from kerobust.models.weights import assign_named, named_weights
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.247, 0.243, 0.261)
+_USUAL_STEM = np.zeros([3, 3, 3, 64])
 _TORCH = {
     "kernel": "weight",
     "gamma": "weight",
@@ -23,6 +23,12 @@ _TORCH = {
     "bias": "bias",
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
+}
+_OWNERS = {
+    "shortcut_norm": "downsample.1",
+    "shortcut": "downsample.0",
+    "norm": "bn",
+    "head.dense": "linear",
 }
 
 
@@ -49,7 +55,9 @@ def load_torch_resnet(model: ResNet | Classifier, path: str | os.PathLike) -> No
         model = Classifier(ResNet(20), ClassifierHead(10, norm=False))
         load_torch_resnet(model, "resnet20.npz")
     """
-    values = {name: keras_layout(each) for name, each in _read(path).items()}
+    arrays = read_npz(path).items()
+    kept = {name: each for name, each in arrays if not name.endswith(_COUNTER)}
+    values = {name: keras_layout(each) for name, each in kept.items()}
     weights = {_torch_name(name): each for name, each in named_weights(model).items()}
     assign_named(weights, values, str(path))
 
@@ -84,7 +92,8 @@ def load_resnet18(
         )
         for name, each in inside.items()
     }
-    stem = values.get("conv1.weight", np.zeros([3, 3, 3, 64]))
+    stem = values.get("conv1.weight", _USUAL_STEM)
+    stem = stem if stem.ndim == 4 else _USUAL_STEM
     encoder = ResNet18(
         mean=mean,
         std=std,
@@ -108,27 +117,10 @@ def _torch_name(name: str) -> str:
         name: From `named_weights` of a `ResNet`, a `ResNet18` or a `Classifier`.
     """
     *path, leaf = name.removeprefix("encoder/").split("/")
-    owner = ".".join(path).replace("shortcut_norm", "downsample.1")
-    owner = (
-        owner.replace("shortcut", "downsample.0")
-        .replace("norm", "bn")
-        .replace("head.dense", "linear")
-    )
+    owner = ".".join(path)
+    for ours, theirs in _OWNERS.items():
+        owner = owner.replace(ours, theirs)
     owner = re.sub(
         r"stages\.(\d+)", lambda match: f"layer{int(match.group(1)) + 1}", owner
     )
     return f"{owner}.{_TORCH[leaf]}"
-
-
-def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            names = [x for x in archive.files if not x.endswith(_COUNTER)]
-            return {name: archive[name] for name in names}
-    # AttributeError: an npy file is a bare array without `files`.
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            "`path` must name an npz file of plain arrays, as `numpy.savez` writes it. "
-            f"Received: path={path} ({error})."
-        ) from error
