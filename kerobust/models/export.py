@@ -14,7 +14,7 @@ from kerobust.config import UserError
 from kerobust.models.bundle import load_bundle, save_bundle
 from kerobust.models.checkpoint_files import read_state
 from kerobust.models.heads import Classifier
-from kerobust.models.resnet import ResNet
+from kerobust.models.resnet import ResidualNetwork
 from kerobust.models.torch_names import to_torch_names
 from kerobust.models.vit import VisionTransformer
 from kerobust.models.weights import named_weights
@@ -98,7 +98,7 @@ def export(
     """Writes an encoder or a classifier for this library or for other programs.
 
     Args:
-        model: `VisionTransformer`, `ResNet` or `Classifier`.
+        model: `VisionTransformer`, `ResNet`, `ResNet18` or `Classifier`.
         folder: A new or empty folder; parents are made.
         format: "bundle", "safetensors" (the names of `named_weights`), "keras",
             "savedmodel" or "timm" (a vision transformer under timm's names). Keras
@@ -125,7 +125,7 @@ def check_exportable(model: Any) -> tf.keras.Model:
     Raises:
         UserError: If it is not.
     """
-    if not isinstance(model, (VisionTransformer, ResNet, Classifier)):
+    if not isinstance(model, (VisionTransformer, ResidualNetwork, Classifier)):
         raise UserError(
             "`model` must be an encoder or a classifier to be written. "
             f"Received: model={type(model).__name__}."

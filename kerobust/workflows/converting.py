@@ -20,12 +20,14 @@ from kerobust.models.export import (
     image_shape,
     outputs,
 )
-from kerobust.models.sources import ignored_names, load_vit
+from kerobust.models.pretrained import load_resnet18
+from kerobust.models.sources import load_vit
+from kerobust.models.torch_names import ignored_names
 from kerobust.workflows.carding import facts, write_card
 
 OWN = "kerobust"
 VITS = ("dino", "dinov2", "mae", "timm")
-SOURCES = (*VITS, OWN)
+SOURCES = (*VITS, "deacl", OWN)
 TOLERANCE = 1e-4  # Of outputs: graphs may add up in another order.
 
 
@@ -35,8 +37,8 @@ class ConvertConfig(Config):
 
     from_: str | None = setting(
         None,
-        "Whose weights these are: dino, dinov2, mae, timm (vision transformers) or "
-        "kerobust (a bundle).",
+        "Whose weights these are: dino, dinov2, mae, timm (vision transformers), deacl "
+        "(the ResNet-18 of solo-learn and DeACL) or kerobust (a bundle).",
         choices=SOURCES,
     )
     weights: str | None = setting(
@@ -59,6 +61,12 @@ class ConvertConfig(Config):
         None,
         "Attention heads, which weights do not tell; empty = one for 64 channels, or "
         "that of the published model.",
+        low=1,
+    )
+    stem_padding: int | None = setting(
+        None,
+        "Zeros around the images for the first convolution of --from=deacl; empty = 2, "
+        "as solo-learn and DeACL have it. Most other code has 1.",
         low=1,
     )
     mean: tuple[float, ...] = setting(
@@ -132,16 +140,21 @@ def _require_complete(config: ConvertConfig) -> None:
     folder = pathlib.Path(str(config.out))
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     config.require(free, "out", "must be new or empty", "Choose another or remove it.")
-    if config.from_ == OWN:
-        for name, empty in {
-            "image_size": None,
-            "heads": None,
-            "mean": (),
-            "std": (),
-        }.items():
-            kept = getattr(config, name) == empty
-            expectation = "must be empty for --from=kerobust, whose models fix it"
-            config.require(kept, name, expectation)
+    _require_of_source(config)
+
+
+def _require_of_source(config: ConvertConfig) -> None:
+    """Refuses flags that the source has no use for."""
+    source, unused = config.from_, ["stem_padding"]
+    if source == OWN:
+        unused += ["image_size", "heads", "mean", "std"]
+    if source == "deacl":
+        unused = ["image_size", "heads"]
+    for name in unused:
+        empty = getattr(config, name) in (None, ())
+        config.require(empty, name, f"must be empty for --from={source}")
+    fits = source != "deacl" or config.format != "timm"
+    config.require(fits, "format", "must not be timm unless it is a transformer")
 
 
 def _read(config: ConvertConfig) -> tuple[tf.keras.Model, dict[str, Any]]:
@@ -168,13 +181,16 @@ def _read_other(config: ConvertConfig):
     _require_fit(config, state.arrays)
     options: dict[str, Any] = {
         name: getattr(config, name)
-        for name in ("heads", "mean", "std")
+        for name in ("heads", "mean", "std", "stem_padding")
         if getattr(config, name)
     }
     source, side = str(config.from_), config.image_size
     with _explained(config):
-        size = None if side is None else (side, side)
-        model = load_vit(state.arrays, source, size, **options)
+        if source == "deacl":
+            model = load_resnet18(state.arrays, **options)
+        else:
+            size = None if side is None else (side, side)
+            model = load_vit(state.arrays, source, size, **options)
         rest = ignored_names(state.arrays, source)
     names = (*state.ignored, *rest)
     parts = {"part": state.taken or "all", "left out": _short(names)}

@@ -13,14 +13,17 @@ from kerobust.models import (
     Classifier,
     ClassifierHead,
     ResNet,
+    ResNet18,
     VisionTransformer,
     copy_encoder_weights,
     load_bundle,
+    named_weights,
     read_info,
     save_bundle,
 )
 from kerobust.models.checkpoint_files import read_state
 from kerobust.models.export import FORMATS, export, outputs
+from kerobust.models.pretrained import _torch_name
 from kerobust.models.torch_names import to_torch_names
 from kerobust.workflows.training import read_encoder
 from tests.cli.bad_input_test import TINY, assert_refused
@@ -271,6 +274,9 @@ def test_a_malicious_file_is_refused_and_does_not_run(tmp_path, capsys):
         ({"heads": "5"}, ("heads=5", "64")),
         ({"chekpoint_key": "x"}, ("--chekpoint_key", "mean --checkpoint_key?")),
         ({"attack.epsilon": "1"}, ("`--attack.epsilon` must be a known flag",)),
+        ({"from": "deacl", "image_size": "8"}, ("`--image_size` must be empty",)),
+        ({"from": "deacl", "format": "timm"}, ("`--format` must not be timm",)),
+        ({"stem_padding": "1"}, ("`--stem_padding` must be empty for --from=dino",)),
         ({"from": "kerobust", "mean": "0"}, ("`--mean` must be empty", "mean=")),
     ],
 )
@@ -283,6 +289,31 @@ def test_a_wrong_flag_is_refused(tmp_path, capsys, checkpoint, change, fragments
 
     assert_refused((code, message), *fragments)
     assert not (tmp_path / "out").exists()
+
+
+def residual_weights(model):
+    """Returns the weights of a `ResNet18` as solo-learn names and lays them out."""
+    return {
+        f"backbone.{_torch_name(name)}": np.ascontiguousarray(
+            np.transpose(each, [3, 2, 0, 1]) if each.ndim == 4 else each
+        )
+        for name, each in (
+            (name, weight.numpy()) for name, weight in named_weights(model).items()
+        )
+    }
+
+
+def test_a_residual_network_comes_in_with_the_padding_of_its_training(tmp_path, capsys):
+    mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
+    model = ResNet18(widths=(2, 4, 8, 16), stem_padding=1, mean=mean, std=std)
+    path, out = tmp_path / "w.pth", tmp_path / "out"
+    save(path, state_dict=residual_weights(model))
+
+    where = ("--from=deacl", f"--weights={path}", f"--out={out}", "--stem_padding=1")
+    code, said, _ = run(capsys, *where)
+
+    assert code == 0 and "any size" in said and "part: state_dict" in said
+    assert_same_outputs(model, load_bundle(out))
 
 
 def test_weights_of_another_network_are_refused_name_by_name(tmp_path, capsys):
