@@ -31,6 +31,7 @@ from kerobust.methods import METHODS
 from kerobust.methods.mae import Mae, MaeConfig
 from kerobust.methods.mimir import Mimir
 from kerobust.methods.optimisation import PretrainConfig, compile_method
+from kerobust.methods.start import Length
 from kerobust.models.vit import VitConfig
 from kerobust.randomness import example_keys
 
@@ -101,7 +102,9 @@ def batch_for(setup: Setup, size: int) -> dict[str, tf.Tensor]:
 
 def method_for(name: str, setup: Setup) -> Mae:
     """Returns a compiled pretraining method with new networks."""
-    method = METHODS[name].from_experiment(setup.experiment, setup.image_shape)
+    method = METHODS[name].from_experiment(
+        setup.experiment, setup.image_shape, Length(1, 1)
+    )
     compile_method(method, setup.experiment.pretrain, IMAGES)
     return method
 

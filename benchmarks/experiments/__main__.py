@@ -8,7 +8,7 @@ Flags that are not listed here go to `kerobust.train`, such as --data.dir=DIR.
 import argparse
 
 from benchmarks import _measure
-from benchmarks.experiments.results import write
+from benchmarks.experiments.encoders import ENCODERS
 from benchmarks.experiments.tables import TABLES
 
 
@@ -19,15 +19,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="how many, from 0; default: as shown")
     parser.add_argument("--report_only", action="store_true", help="run nothing")
     options, extra = parser.parse_known_args()
-    unknown = [name for name in options.tables if name not in TABLES]
+    known = {**TABLES, **ENCODERS}
+    unknown = [name for name in options.tables if name not in known]
     if unknown:
-        parser.error(f"TABLE must be one of {', '.join(TABLES)}, not {unknown[0]}")
+        parser.error(f"TABLE must be one of {', '.join(known)}, not {unknown[0]}")
     for name in options.tables:
-        table = TABLES[name]
+        table = known[name]
         seeds = range(options.seeds or table.seeds)
         for seed in seeds if not options.report_only else ():
             table.run(seed, extra)
-        write(table, seeds, _measure.place(), extra)
+        table.write(seeds, _measure.place(), extra)
 
 
 if __name__ == "__main__":

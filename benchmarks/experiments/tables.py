@@ -58,6 +58,12 @@ class Table:
             stages = f"pretrain,{middle},evaluate"
             run(self.workdir(arm, seed), self.flagfile, stages, *flags, *own, *extra)
 
+    def write(self, seeds: range, machine: str, extra: list[str]) -> None:
+        """Rewrites the section of this table in docs/results.md."""
+        from benchmarks.experiments.results import write
+
+        write(self, seeds, machine, extra)
+
     def results(self, seed: int) -> dict[str, dict]:
         """Returns row name -> results.json: settings and flags per image."""
         found = {}

@@ -81,6 +81,7 @@ class Deacl(FrozenTeacher):
     """
 
     TERMS = ("clean", "adversarial")
+    MEASURES = ("clean_similarity", *FrozenTeacher.MEASURES)
     SECTION = "deacl"
     config: DeaclConfig
 
@@ -123,7 +124,8 @@ class Deacl(FrozenTeacher):
         keys = tf.concat([fold_in(batch["keys"], index) for index in (0, 1)], axis=0)
         both = self.embed(self.encoder, images, training, keys)
         clean, adversarial = tf.split(both, 2)
-        self.measure_embeddings(clean, adversarial, batch["target"])
+        self.measure("clean_similarity", cosine_similarity(clean, batch["target"]))
+        self.measure_adversarial(adversarial, batch["target"])
         return {
             "clean": -self._similarity(clean, batch["target"]),
             "adversarial": -self.config.weight * self._similarity(adversarial, clean),

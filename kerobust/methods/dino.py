@@ -197,9 +197,10 @@ class Dino(Method):
         probabilities = teacher_probabilities(
             batch["teacher_logits"], self.centre, self._temperature(epoch_step)
         )
-        _, logits = self._forward(
+        tokens, logits = self._forward(
             self.encoder, self.head, self._seen(batch), training, batch["keys"]
         )
+        self.observe(batch, tokens)
         pairs = view_cross_entropies(probabilities, logits, config.student_temperature)
         weights = self._pair_weights()
         terms = {
@@ -210,6 +211,9 @@ class Dino(Method):
         self.measure("teacher_entropy", uncertain)
         self.measure("divergence", tf.add_n(list(terms.values())) - uncertain)
         return terms
+
+    def observe(self, batch: Batch, tokens: tf.Tensor) -> None:
+        """Logs what the student's class tokens float32 [V * B, D] say."""
 
     def after_update(self, batch: Batch) -> None:
         # The rate of the update just made: iterations have moved on.

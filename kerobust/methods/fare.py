@@ -48,8 +48,6 @@ class Fare(FrozenTeacher):
         adversarial = self.embed(
             self.encoder, batch["adversarial"], training, batch["keys"]
         )
-        # For the log: what the student says of the clean image enters no loss.
-        clean = tf.stop_gradient(self.embed(self.encoder, batch["images"]))
-        self.measure_embeddings(clean, adversarial, batch["target"])
+        self.measure_adversarial(adversarial, batch["target"])
         distance = squared_distance(adversarial, batch["target"])
         return {"adversarial": tf.reduce_mean(distance)}

@@ -171,10 +171,14 @@ class Rodino(Dino):
         adversarial = self.attack(
             images, targets, self.objective, keys=fold_in(keys, "attack")
         )
-        moved = self.adversarial_tokens(adversarial, drop_keys)
         self.measure("perturbation", self.attack.ball.norm(adversarial - images))
-        self.measure("token_change", 1.0 - cosine_similarity(moved, clean))
-        return {**batch, "adversarial": adversarial}
+        return {**batch, "adversarial": adversarial, "clean_tokens": clean}
+
+    def observe(self, batch, tokens):
+        if ADVERSARIAL in self.views:
+            attacked = tf.split(tokens, len(self.views))[self.views.index(ADVERSARIAL)]
+            similarity = cosine_similarity(attacked, batch["clean_tokens"])
+            self.measure("token_change", 1.0 - similarity)
 
     def _mean_probabilities(self, batch):
         temperature = self._temperature(self.optimizer.iterations)

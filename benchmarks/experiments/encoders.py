@@ -1,0 +1,222 @@
+"""Robust encoders without labels: DINO, RoDINO, DeACL and FARE side by side.
+
+Every arm is a run folder under runs/experiments. The arm `dino` is trained first; every
+other arm starts from its encoder. All get a linear classifier on the clean class tokens
+(SLF), which is then attacked at a row of radii with the attack on the embedding, blind
+to the classifier, and with PGD through the whole network.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from tabulate import tabulate
+
+from benchmarks._pages import ROOT, replace_section
+from benchmarks.experiments.running import RUNS, run, usage
+from kerobust.config import format_number
+from kerobust.evaluation.metrics import paired_bootstrap, wilson
+
+TEACHER = "dino"
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """One table of encoders.
+
+    Attributes:
+        name: Of its run folders.
+        title: Of its section in docs/results.md.
+        flagfile: Settings of the arm `dino`.
+        shared: Flags of every other arm.
+        arms: Name -> its own flags; `dino` first.
+        evaluation: Flags of every evaluation.
+        seeds: How many seeds the published table has.
+        beside: What a reader must know.
+    """
+
+    name: str
+    title: str
+    flagfile: str
+    shared: tuple[str, ...]
+    arms: dict[str, tuple[str, ...]]
+    evaluation: tuple[str, ...]
+    seeds: int
+    beside: str
+
+    def workdir(self, arm: str, seed: int) -> pathlib.Path:
+        """Returns the run folder of one arm of one seed."""
+        return RUNS / self.name / f"seed-{seed}" / arm
+
+    def run(self, seed: int, extra: list[str]) -> None:
+        """Trains and evaluates what one seed lacks."""
+        teacher = self.workdir(TEACHER, seed) / "encoder"
+        for arm, own in self.arms.items():
+            flags = [f"--run.seed={seed}", *own, *extra]
+            started = ()
+            if arm != TEACHER:
+                flags = [*self.shared, *flags]
+                started = (f"--run.init_from={teacher}",)
+            run(self.workdir(arm, seed), self.flagfile, "pretrain", *flags, *started)
+        for arm, own in self.arms.items():
+            flags = [f"--run.seed={seed}", *own, *self.evaluation, *extra]
+            flags = [*self.shared, *flags] if arm != TEACHER else flags
+            run(self.workdir(arm, seed), self.flagfile, "evaluate", *flags)
+
+    def results(self, seed: int) -> dict[str, dict]:
+        """Returns arm -> what its evaluation found."""
+        found = {}
+        for arm in self.arms:
+            folder = self.workdir(arm, seed)
+            (path,) = sorted(folder.glob("evaluate/*_SLF/results.json"))
+            report = json.loads((folder / "report.json").read_text())
+            found[arm] = json.loads(path.read_text()) | {"report": report}
+        return found
+
+    def write(self, seeds: range, machine: str, extra: list[str]) -> None:
+        """Rewrites the section of this table in docs/results.md."""
+        found = [self.results(seed) for seed in seeds]
+        folders = [self.workdir(arm, seed) for seed in seeds for arm in self.arms]
+        cost = usage(folders)
+        about = found[0][TEACHER]
+        command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
+        setting = (
+            f"Command: `{command}`. Machine: {machine}; {cost['seconds'] / 60:.0f} "
+            f"minutes recorded. Seeds: {len(found)}. {about['natural']['total']} test "
+            "images, linf. SLF: a linear classifier on the clean class tokens of the "
+            f"frozen encoder. Settings: {self.flagfile} and "
+            "benchmarks/experiments/encoders.py. No run is left out."
+        )
+        parts = [setting, self.beside, "## Accuracy of the linear classifier"]
+        parts += [_accuracy(self.arms, found)]
+        for key, title in (("embed_curve", "the embedding"), ("curve", "the task")):
+            parts += [f"## Under attacks on {title}, right in % at each radius"]
+            parts += [_curves(self.arms, found, key)]
+        replace_section(ROOT / "docs" / "results.md", self.title, "\n\n".join(parts))
+
+
+def _accuracy(arms, found: list[dict]) -> str:
+    """Returns the table of accuracies without attack and at the threat's radius."""
+    rows = []
+    for arm in arms:
+        row = {"arm": arm}
+        kinds = ["clean", *found[0][arm]["robust"], "worst"]
+        for kind in kinds:
+            flags = [_flags(seed[arm], kind) for seed in found]
+            row[kind] = _mean(flags) if len(flags) > 1 else _interval(flags[0])
+        if arm != TEACHER:
+            ours, theirs = (
+                np.concatenate([_flags(seed[x], "worst") for seed in found])
+                for x in (arm, TEACHER)
+            )
+            difference, low, high = (100 * x for x in paired_bootstrap(ours, theirs))
+            row[f"worst minus {TEACHER}"] = (
+                f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+            )
+        rows.append(row)
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _curves(arms, found: list[dict], key: str) -> str:
+    """Returns the table of accuracies at each radius, means over the seeds."""
+    rows = []
+    for arm in arms:
+        row = {"arm": arm}
+        for points in zip(*(seed[arm][key] for seed in found), strict=True):
+            mean = np.mean([point["robust_accuracy"] for point in points])
+            row[format_number(points[0]["epsilon"])] = f"{100 * mean:.1f}"
+        rows.append(row)
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _flags(result: dict, kind: str) -> np.ndarray:
+    """Returns bool [N]: which test images are right under `kind`."""
+    examples = result["examples"]
+    return np.asarray(examples["robust"].get(kind, examples.get(kind)), bool)
+
+
+def _mean(flags: list[np.ndarray]) -> str:
+    values = [100 * each.mean() for each in flags]
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def _interval(flags: np.ndarray) -> str:
+    low, high = (100 * x for x in wilson(int(flags.sum()), flags.size))
+    return f"{100 * flags.mean():.1f} [{low:.1f}, {high:.1f}]"
+
+
+_DIGITS_TUNING = (
+    "--pretrain.epochs=40",
+    "--pretrain.base_rate=4e-3",
+    "--pretrain.warmup_epochs=4",
+)
+_RODINO = ("--method=rodino", "--rodino.steps=5")
+_TEACHER_COPY = ("--pretrain.final_weight_decay=", "--pretrain.clip_norm=")
+ENCODERS = {
+    "ssl_digits": Encoders(
+        name="ssl_digits",
+        title="Robust encoders without labels, embedded digits",
+        flagfile="configs/dino.flags",
+        shared=_DIGITS_TUNING,
+        arms={
+            TEACHER: (),
+            "rodino_v1": (*_RODINO, "--rodino.epsilon=0.1", "--rodino.variant=v1"),
+            "rodino_v2": (*_RODINO, "--rodino.epsilon=0.1"),
+            "deacl": (
+                "--method=deacl",
+                "--deacl.epsilon=0.1",
+                "--deacl.step_size=0.05",
+                "--pretrain.weight_decay=0",
+                *_TEACHER_COPY,
+            ),
+            "fare": (
+                "--method=fare",
+                "--fare.epsilon=0.1",
+                "--fare.steps=5",
+                "--fare.step_size=0.05",
+                "--pretrain.weight_decay=1e-4",
+                *_TEACHER_COPY,
+            ),
+        },
+        evaluation=(
+            "--evaluate.represent=false",
+            "--evaluate.diagnose=false",
+            "--evaluate.epsilons=0.025,0.05,0.1,0.2",
+        ),
+        seeds=3,
+        beside="",
+    ),
+    "ssl_cifar10": Encoders(
+        name="ssl_cifar10",
+        title="Robust encoders without labels, CIFAR-10, small network",
+        flagfile="configs/dino_cifar10_small.flags",
+        shared=(
+            "--pretrain.epochs=1",
+            "--pretrain.base_rate=2e-3",
+            "--pretrain.warmup_epochs=0.1",
+        ),
+        arms={
+            TEACHER: (),
+            "rodino_v1": (*_RODINO, "--rodino.epsilon=8/255", "--rodino.variant=v1"),
+            "rodino_v2": (*_RODINO, "--rodino.epsilon=8/255"),
+            **{
+                f"{name}_{radius}": (
+                    f"--method={name}",
+                    f"--{name}.epsilon={radius}/255",
+                    f"--{name}.steps=5",
+                    f"--{name}.step_size=",
+                    "--pretrain.augment=crop4_flip",
+                    "--pretrain.weight_decay=0",
+                    *_TEACHER_COPY,
+                )
+                for name in ("deacl", "fare")
+                for radius in (4, 8)
+            },
+        },
+        evaluation=("--evaluate.diagnose=false", "--evaluate.represent=false"),
+        seeds=1,
+        beside="",
+    ),
+}
