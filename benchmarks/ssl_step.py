@@ -169,8 +169,8 @@ def main(argv: list[str] | None = None) -> int:
     sentence = (
         f"Milliseconds; a vision transformer {chosen.width} wide and {chosen.depth} "
         f"deep on {chosen.batch} images of 32 x 32 pixels with patches of 4, "
-        f"{chosen.steps} attack steps; passes = teacher + attack + update. Untrained networks. Median "
-        "and quartiles of the rounds."
+        f"{chosen.steps} attack steps; passes = teacher + attack + update. Untrained "
+        "networks. Median and quartiles of the rounds."
     )
     _measure.report(NAME, chosen, about, sentence, lines, results)
     return 0

@@ -11,7 +11,6 @@ import json
 import pathlib
 
 import numpy as np
-
 from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
