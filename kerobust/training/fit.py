@@ -135,10 +135,8 @@ def fit(
     measured = Probes(steps, probes, progress.say)
     intervals = (run.log_steps, run.checkpoint_steps)
     log = MetricsLog(steps, folder, batch_size, intervals, measured)
-    guards = [
-        StopOnNonFinite(steps, checkpoints),
-        StopOnTrouble(steps, run.log_steps, progress.say),
-    ]
+    guard = StopOnNonFinite(steps, checkpoints)
+    trouble = StopOnTrouble(steps, run.log_steps, progress.say)
     save = SaveEvery(steps, run.checkpoint_steps, checkpoints, state, extra)
     with StopOnSignal(steps) as stop, log.open(start, hparams):
         method.fit(
@@ -146,7 +144,7 @@ def fit(
             steps_per_epoch=steps - start,
             epochs=1,
             verbose=0,
-            callbacks=[*guards, measured, stop, progress, log, save],
+            callbacks=[guard, trouble, measured, stop, progress, log, save],
         )
     stopped = stop.received is not None
     _require_end(save.step, steps, stopped)
