@@ -18,7 +18,10 @@ from kerobust.experiment import ExperimentConfig
 _PACKAGES = ("kerobust", "tensorflow", "keras", "numpy", "tensorflow-datasets")
 # Settings that may change between two starts in one folder: they do not change what
 # has been trained. Evaluation keeps its own record of what it evaluated.
-_FREE = ("evaluate.", "run.", "data.dir", "data.download", "data.memory_gigabytes")
+_FREE = (
+    *("evaluate.", "represent.", "run."),
+    *("data.dir", "data.download", "data.memory_gigabytes"),
+)
 _BOUND = ("run.seed", "run.mixed_precision")
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from kerobust.attacks.base import Attack
+from kerobust.attacks.embedding import EmbeddingDistance
 from kerobust.attacks.margins import ranked_goals
-from kerobust.attacks.objectives import LogitObjective
-from kerobust.attacks.victim import Victim
+from kerobust.attacks.victim import Kind, Victim
 from kerobust.randomness import example_keys, fold_in, stream
 
 UNBROKEN, WRONG = -1, -2  # In `Outcome.broken_by`.
@@ -31,7 +31,7 @@ class Attempt(NamedTuple):
 
     name: str
     attack: Attack
-    objective: type[LogitObjective]
+    objective: Kind
     goal: int = 0
     restart: int = 0
     cost: float = 1.0
@@ -98,16 +98,17 @@ def run_attempts(
         before, started = victim.passes(), time.perf_counter()
         standing = np.flatnonzero(broken_by == UNBROKEN)
         if standing.size:
-            targets = _targets(attempt, logits[standing], labels[standing])
+            shown = images[standing]
+            given = (shown, logits[standing], labels[standing])
             tried = attempt.attack(
-                images[standing],
-                targets,
+                shown,
+                _targets(attempt, victim, *given),
                 victim.objective(attempt.objective),
                 epsilon=epsilon,
-                keys=_keys(attempt, tf.gather(keys, standing)),
+                keys=attempt_keys(attempt, tf.gather(keys, standing)),
             )
             tried = np.asarray(tried)
-            _check_inside(attempt, images[standing], tried, epsilon)
+            check_inside(attempt, shown, tried, epsilon)
             adversarial[standing] = tried
             predictions[standing] = victim.predictions(tried)
             broken_by[standing[predictions[standing] != labels[standing]]] = index
@@ -117,7 +118,7 @@ def run_attempts(
     return Outcome(adversarial, predictions, broken_by, np.reshape(spent, [-1, 3]))
 
 
-def _keys(attempt: Attempt, keys):
+def attempt_keys(attempt: Attempt, keys):
     """Returns the keys of an attempt, int32 [B, 2], from those of the examples."""
     number = attempt.goal * _GOALS_APART + attempt.restart
     return _folded(keys, tf.constant(stream(attempt.name)), tf.constant(number))
@@ -137,14 +138,17 @@ def _folded(keys, word, number):
     return fold_in(fold_in(keys, word), number)
 
 
-def _targets(attempt: Attempt, logits: np.ndarray, labels: np.ndarray):
+def _targets(attempt: Attempt, victim: Victim, images, logits, labels):
+    if issubclass(attempt.objective, EmbeddingDistance):
+        return victim.embeddings(images)
     labels = tf.constant(labels, tf.int32)
     if not attempt.goal:
         return labels
     return {"labels": labels, "goals": ranked_goals(logits, labels, attempt.goal)}
 
 
-def _check_inside(attempt: Attempt, images, adversarial, epsilon: float) -> None:
+def check_inside(attempt: Attempt, images, adversarial, epsilon: float) -> None:
+    """Raises a `RuntimeError` if an attack has left its ball or the range [0, 1]."""
     norms = attempt.attack.ball.norm(tf.constant(adversarial - images)).numpy()
     limit = epsilon * (1 + 1e-4) + 1e-6  # Room for float32 rounding.
     low, high = adversarial.min(), adversarial.max()

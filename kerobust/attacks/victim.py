@@ -1,15 +1,19 @@
 """A model under evaluation: checked outputs, and a count of what it was asked."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 
 from kerobust.attacks.arguments import any_batch
-from kerobust.attacks.objectives import LogitObjective, infer
+from kerobust.attacks.embedding import EmbeddingDistance, embedded
+from kerobust.attacks.objectives import LogitObjective, Objective, infer
 from kerobust.attacks.stochastic import Averaged
 from kerobust.config import UserError
+
+Kind = type[LogitObjective] | type[EmbeddingDistance]
 
 
 class Victim:
@@ -24,11 +28,11 @@ class Victim:
     """
 
     def __init__(self, model: Callable[[tf.Tensor], tf.Tensor], draws: int = 1):
-        self.model = model
+        self.model: Any = model  # It may have an `encoder`.
         self.draws = draws
         self._counts = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in "fb"]
-        self._objectives: dict[type, LogitObjective | Averaged] = {}
-        self._functions: dict[tf.TensorSpec, Callable] = {}
+        self._objectives: dict[type, Objective] = {}
+        self._functions: dict[tuple[str, tf.TensorSpec], Callable] = {}
 
     def __call__(self, images: tf.Tensor):
         """Returns the outputs on images float32 [B, H, W, C]; for graphs too.
@@ -36,6 +40,23 @@ class Victim:
         A model that lets no gradient pass (rounding, say) gets the gradient 0, so that
         black-box attacks go on where the others cannot; `diagnose` names it.
         """
+        images = self._counted(images)
+        outputs = infer(self.model, images)
+        if not tf.is_tensor(outputs) or outputs.shape.rank != 2:
+            return outputs  # Whoever wants logits refuses them in its own words.
+        path = 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])
+        return outputs + path[:, tf.newaxis]
+
+    def embed(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the class tokens of the model's encoder [B, D]; for graphs too.
+
+        Args:
+            images: float32 [B, H, W, C].
+        """
+        return embedded(self.model.encoder, self._counted(images))
+
+    def _counted(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns images as they are; counts them now and when gradients come back."""
         forwards, backwards = self._counts
 
         @tf.custom_gradient
@@ -47,14 +68,9 @@ class Victim:
             return tf.identity(images), backward
 
         forwards.assign_add(tf.shape(images, tf.int64)[0])
-        images = counted(images)
-        outputs = infer(self.model, images)
-        if not tf.is_tensor(outputs) or outputs.shape.rank != 2:
-            return outputs  # Whoever wants logits refuses them in its own words.
-        path = 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])
-        return outputs + path[:, tf.newaxis]
+        return counted(images)
 
-    def objective(self, kind: type[LogitObjective]) -> LogitObjective | Averaged:
+    def objective(self, kind: Kind) -> Objective:
         """Returns the objective `kind` on this model, always the same one."""
         if kind not in self._objectives:
             objective = kind(self)
@@ -64,12 +80,7 @@ class Victim:
 
     def logits(self, images) -> tf.Tensor:
         """Returns finite float32 [B, K]; raises a `UserError` if there is no such."""
-        images = tf.convert_to_tensor(images)
-        kind = any_batch(images)
-        if kind not in self._functions:
-            forward = tf.function(self._mean_logits, [kind], autograph=False)
-            self._functions[kind] = forward
-        logits = self._functions[kind](images)
+        logits = self._compiled("logits", self._mean_logits, images)
         shape = getattr(logits, "shape", None)
         if shape is None or shape.rank != 2 or shape[1] < 2:
             text = type(logits).__name__ if shape is None else f"shape {shape}"
@@ -84,6 +95,10 @@ class Victim:
             )
         return logits
 
+    def embeddings(self, images) -> tf.Tensor:
+        """Returns `embed` of images, compiled."""
+        return self._compiled("embeddings", self._converted_embed, images)
+
     def predictions(self, images) -> np.ndarray:
         """Returns int32 [B]."""
         return tf.argmax(self.logits(images), 1, output_type=tf.int32).numpy()
@@ -93,6 +108,15 @@ class Victim:
         forwards, backwards = self._counts
         return int(forwards.numpy()), int(backwards.numpy())
 
+    def _compiled(self, name: str, function: Callable, images):
+        """Returns `function(images)` from one graph for all batch sizes."""
+        images = tf.convert_to_tensor(images)
+        kind = any_batch(images)
+        if (name, kind) not in self._functions:
+            forward = tf.function(function, [kind], autograph=False)
+            self._functions[name, kind] = forward
+        return self._functions[name, kind](images)
+
     def _mean_logits(self, images):
         # As in `Attack`: lets Keras convert its models' calls.
         with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
@@ -100,3 +124,7 @@ class Victim:
                 return self(images)
             outputs = Averaged(LogitObjective(self), self.draws).outputs(images)
             return tf.reduce_mean(outputs, axis=0)
+
+    def _converted_embed(self, images):
+        with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
+            return self.embed(images)

@@ -1,12 +1,15 @@
 """Evaluation: attacks on classifiers, probes of encoders, statistics, reports."""
 
-from kerobust.evaluation.evaluator import EvaluateConfig, Evaluator, evaluate
+from kerobust.evaluation.attention import attention_maps, attention_panel
+from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
+from kerobust.evaluation.evaluator import Evaluator, evaluate
 from kerobust.evaluation.knn import knn_predict
 from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.metrics import McNemar, mcnemar, paired_bootstrap, wilson
 from kerobust.evaluation.online import OnlineKnn
 from kerobust.evaluation.plots import amplify, panel
 from kerobust.evaluation.report import compare, row, table, write_report
+from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.transfer import TransferMatrix, transfer_matrix
 
@@ -16,8 +19,12 @@ __all__ = [
     "Evaluator",
     "McNemar",
     "OnlineKnn",
+    "RepresentConfig",
+    "Representation",
     "TransferMatrix",
     "amplify",
+    "attention_maps",
+    "attention_panel",
     "compare",
     "evaluate",
     "fit_linear",

@@ -16,10 +16,10 @@ from kerobust.attacks.masking.findings import Finding
 from kerobust.attacks.suite_report import assemble
 from kerobust.attacks.victim import Victim
 from kerobust.batch_state import BatchState, array_digest, weights_digest
-from kerobust.config import Config, UserError, setting
+from kerobust.config import UserError
 from kerobust.data import Split, evaluation_batches
+from kerobust.evaluation.config import EMBED, EvaluateConfig
 from kerobust.evaluation.jobs import (
-    NAMES,
     Job,
     make_attacks,
     make_jobs,
@@ -29,63 +29,16 @@ from kerobust.evaluation.jobs import (
 from kerobust.evaluation.results import Evaluation, curve_point, doubts, norm_stats
 from kerobust.progress import Clock
 
+_DEFAULT = EvaluateConfig()
 _PROBE = 8  # Examples whose logits tell models apart.
 _PICTURES = 8  # Examples of the first batch that are kept as pictures.
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig(Config):
-    """Which attacks a classifier must withstand, and on what."""
-
-    SECTION = "evaluate"
-
-    attacks: tuple[str, ...] = setting(
-        ("fgsm", "pgd", "momentum_pgd"),
-        "Attacks; an example counts as robust if it withstands all of them. autoattack"
-        " (and -plus) and its members keep their own steps and queries.",
-        choices=NAMES,
-    )
-    steps: int = setting(20, "Steps of the iterative attacks.", low=1)
-    restarts: int = setting(2, "Random restarts of pgd.", low=1)
-    batch_size: int = setting(256, "Images per batch; does not change results.", low=1)
-    diagnose: bool = setting(
-        True,
-        "Whether signs of masked gradients are looked for, on 64 of the images.",
-    )
-    curve: bool = setting(
-        True, "Whether PGD is also run at other radii than the threat's."
-    )
-    epsilons: tuple[float, ...] = setting(
-        (),
-        "Radii of the PGD curve, in units of the threat's norm; empty = 1/4, 1/2, 1 and"
-        " 2 times epsilon. 0 and the radius of a plain grey image are always added.",
-        low=0,
-    )
-    split: str = setting(
-        "test",
-        "Images to evaluate; choose settings on validation, never on test.",
-        choices=("validation", "test"),
-    )
-    limit: int | None = setting(
-        None, "Evaluate this many images, evenly spread; empty = all.", low=1
-    )
-    seed: int = setting(0, "Seed of the attacks' random starts.", low=0)
-
-    def __post_init__(self):
-        super().__post_init__()
-        names = self.attacks
-        self.require(
-            len(names) > 0 and len(set(names)) == len(names),
-            "attacks",
-            "must name at least one attack, and each only once",
-        )
 
 
 def evaluate(
     model: Callable[[tf.Tensor], tf.Tensor],
     split: Split,
     threat: AttackConfig,
-    config: EvaluateConfig = EvaluateConfig(),
+    config: EvaluateConfig = _DEFAULT,
     *,
     state_dir: str | os.PathLike | None = None,
     progress: Callable[[str], None] | None = None,
@@ -122,7 +75,7 @@ class Evaluator:
         config: What to run.
     """
 
-    def __init__(self, threat: AttackConfig, config: EvaluateConfig = EvaluateConfig()):
+    def __init__(self, threat: AttackConfig, config: EvaluateConfig = _DEFAULT):
         self.threat = threat
         self.config = config
         self._attacks = make_attacks(threat, config)
@@ -140,11 +93,12 @@ class Evaluator:
         """Returns what `evaluate` returns; without curve and diagnosis if not thorough.
 
         Both tell about the attacks as much as about the model: once is enough for
-        models of one kind.
+        models of one kind, unless the configuration wants every curve.
         """
-        config = self.config
+        config = _fitting(self.config, model)
         if not thorough:
-            config = config.replace(curve=False, diagnose=False)
+            curve = config.curve and config.every_curve
+            config = config.replace(curve=curve, diagnose=False)
         _check_split(split)
         split = split.thinned(config.limit)
         if self._victim is None or self._victim.model is not model:
@@ -156,7 +110,7 @@ class Evaluator:
         jobs, points = make_jobs(
             self._attacks, self.threat, config, split.image_shape, logits.shape[1]
         )
-        identity = _identity(model, split, self.threat, config)
+        identity = evaluation_identity(model, split, self.threat, config)
         state = BatchState(state_dir, identity, logits[:_PROBE].numpy(), say)
         found = self._run(victim, split, jobs + points, state, say)
         suites = self._suite_reports(jobs, found, logits.shape[1])
@@ -217,12 +171,12 @@ def _assemble(found, jobs, curve, evaluator, findings, suites) -> Evaluation:
         for key, arrays in merged.items()
     }
     robust = {job.name: flags[job.key] for job in jobs}
-    points = [(job.epsilon, flags[job.key]) for job in curve]
-    points = [(0.0, correct), *points] if points else []
+    points = {name: [(0.0, correct)] for name in {job.name for job in curve}}
+    for job in curve:
+        points[job.name].append((job.epsilon, flags[job.key]))
     extra = {job.key for job in curve} - {job.key for job in jobs}
     seconds = {job.name: merged[job.key]["seconds"] for job in jobs}
     findings = findings + [each for suite in suites.values() for each in suite.findings]
-    adapted = [note for suite in suites.values() for note in suite.notes]
     return Evaluation(
         threat={"epsilon": float(threat.epsilon), "norm": threat.norm},
         settings=dataclasses.asdict(config),
@@ -235,12 +189,40 @@ def _assemble(found, jobs, curve, evaluator, findings, suites) -> Evaluation:
             for job in jobs
         },
         seconds=seconds | {"curve": sum(merged[key]["seconds"] for key in extra)},
-        curve=[curve_point(*point) for point in points],
+        curve=[curve_point(*point) for point in points.get("pgd", ())],
+        embed_curve=[curve_point(*point) for point in points.get(EMBED, ())],
         pictures=_pictures(found, jobs, robust),
-        notes=[*map(str, findings), *adapted, *doubts(points, robust)],
+        notes=[
+            *map(str, findings),
+            *(note for suite in suites.values() for note in suite.notes),
+            *doubts(points.get("pgd", []), robust),
+            *_left_out(config, robust),
+        ],
         findings=findings,
         suites=suites,
     )
+
+
+def _fitting(config: EvaluateConfig, model) -> EvaluateConfig:
+    """Returns the configuration without attacks on an encoder that is not there."""
+    if hasattr(model, "encoder"):
+        return config
+    attacks, curves = (
+        tuple(name for name in names if name != EMBED)
+        for names in (config.attacks, config.curve_attacks)
+    )
+    if not attacks:
+        raise UserError(
+            "`--evaluate.attacks` must name another attack than embed for a model "
+            f"without an encoder. Received: attacks={config.attacks}. Add pgd."
+        )
+    return config.replace(attacks=attacks, curve_attacks=curves)
+
+
+def _left_out(config: EvaluateConfig, robust: dict) -> list[str]:
+    if EMBED not in config.attacks or EMBED in robust:
+        return []
+    return ["There is no encoder, so embed was left out, of the worst case too."]
 
 
 def _merge(parts: list[dict]) -> dict:
@@ -266,7 +248,9 @@ def _pictures(found, jobs: list[Job], robust) -> dict:
     }
 
 
-def _identity(model, split, threat, config) -> dict[str, str]:
+def evaluation_identity(
+    model, split: Split, threat: AttackConfig, config: EvaluateConfig
+) -> dict[str, str]:
     """Returns what stored results depend on; attacks and radii are in file names."""
     return {
         "version": kerobust.__version__,

@@ -12,12 +12,12 @@ from kerobust.attacks.attempts import Attempt, run_attempts
 from kerobust.attacks.autoattack import AutoAttack
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm
 from kerobust.attacks.base import Attack
+from kerobust.attacks.embedding import EmbeddingDistance
 from kerobust.attacks.members import MEMBERS
 from kerobust.attacks.victim import Victim
 from kerobust.config import UserError
+from kerobust.evaluation.config import EMBED, SUITES
 
-SUITES = {"autoattack": "standard", "autoattack-plus": "plus"}
-NAMES = tuple(dict.fromkeys((*ATTACKS, *SUITES, *MEMBERS)))
 _ONE_STEP = ("fgsm",)
 
 
@@ -48,19 +48,24 @@ class Job(NamedTuple):
 
 
 def make_attacks(threat: AttackConfig, config) -> dict[str, Attack | AutoAttack]:
-    """Returns what `EvaluateConfig` names, and PGD for the curve.
+    """Returns what `EvaluateConfig` names for the threat and for curves.
 
     Suites and their members keep the steps and queries of AutoAttack.
     """
     attacks: dict[str, Attack | AutoAttack] = {}
-    for name in {*config.attacks, "pgd"}:
+    for name in {*config.attacks, *config.curve_attacks}:
         if name in SUITES or name in MEMBERS:
             version = SUITES.get(name, "custom")
             only = [name] if version == "custom" else None
             given = (threat.epsilon, threat.norm, version, config.seed)
             attacks[name] = AutoAttack(*given, attacks=only)
             continue
-        options: dict[str, Any] = {"norm": threat.norm, "stop_when_fooled": True}
+        options: dict[str, Any] = {"norm": threat.norm}
+        if name == EMBED:
+            options |= {"steps": config.steps, "random_start": True}
+            attacks[name] = ATTACKS["pgd"](threat.epsilon, **options)
+            continue
+        options["stop_when_fooled"] = True
         if name not in _ONE_STEP:
             options["steps"] = config.steps
         attacks[name] = ATTACKS[name](threat.epsilon, **options)
@@ -74,7 +79,7 @@ def make_jobs(
     image_shape,
     classes: int,
 ) -> tuple[list[Job], list[Job]]:
-    """Returns the named attacks, and PGD at the radii of the curve above 0, if any.
+    """Returns the named attacks, and those of the curves at radii above 0, if any.
 
     Args:
         attacks: What `make_attacks` returns.
@@ -91,8 +96,9 @@ def make_jobs(
             return Job(name, float(epsilon), ball, attack.attempts(classes))
         restarts = config.restarts if name == "pgd" else 1
         cost = 3 * (1 if name in _ONE_STEP else config.steps)
+        objective = EmbeddingDistance if name == EMBED else CrossEntropy
         attempts = [
-            Attempt(name, attack, CrossEntropy, restart=restart, cost=cost)
+            Attempt(name, attack, objective, restart=restart, cost=cost)
             for restart in range(restarts)
         ]
         return Job(name, float(epsilon), ball, attempts)
@@ -101,7 +107,8 @@ def make_jobs(
     if not config.curve:
         return named, []
     radii = _radii(threat.epsilon, config.epsilons, ball, image_shape)
-    return named, [job("pgd", radius) for radius in radii if radius > 0]
+    wanted = [(name, radius) for name in config.curve_attacks for radius in radii]
+    return named, [job(name, radius) for name, radius in wanted if radius > 0]
 
 
 def run_clean(victim: Victim, batch) -> dict[str, np.ndarray]:

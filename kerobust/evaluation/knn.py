@@ -55,13 +55,32 @@ def knn_predict(
     return np.concatenate(parts) if parts else np.zeros([0], np.int32)
 
 
-def _vote(directions, votes, queries, k, temperature) -> np.ndarray:
+def knn_votes(
+    directions, votes, queries, k: int, temperature: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the nearest neighbours of queries and the weight of each class.
+
+    Args:
+        directions: float32 [M, D], rows of length 1.
+        votes: float32 [M, K], the class of each row, one-hot.
+        queries: float32 [Q, D]; norms do not matter.
+        k: Number of neighbours; a smaller bank votes as a whole.
+        temperature: See `knn_predict`.
+
+    Returns:
+        int32 [Q, k] rows of the bank, nearest first, and float32 [Q, K] weights, in
+        units of the weight of the nearest.
+    """
     queries = tf.math.l2_normalize(queries, axis=1)
     similarity = tf.matmul(queries, directions, transpose_b=True)
     nearest, index = tf.math.top_k(similarity, min(k, len(directions)))
     # Only ratios of weights matter: the nearest gets 1, which cannot overflow.
     weights = tf.exp((nearest - nearest[:, :1]) / temperature)
-    scores = tf.einsum("qk,qkc->qc", weights, tf.gather(votes, index))
+    return index, tf.einsum("qk,qkc->qc", weights, tf.gather(votes, index))
+
+
+def _vote(directions, votes, queries, k, temperature) -> np.ndarray:
+    _, scores = knn_votes(directions, votes, queries, k, temperature)
     return tf.argmax(scores, axis=1, output_type=tf.int32).numpy()
 
 

@@ -3,8 +3,9 @@
 import base64
 import html
 
+from kerobust.config import format_number
 from kerobust.evaluation import plots
-from kerobust.evaluation.sections import Section
+from kerobust.evaluation.parts import Section
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em;
@@ -59,13 +60,46 @@ def _figures(report: dict, kind: str) -> list[str]:
         return [_figure(plots.bars(report["rows"]), caption)]
     if kind == "curves":
         caption = "Robust accuracy under PGD; bands are 95 % intervals."
-        return [_figure(plots.curves(report["curves"]), caption)]
+        embed = report.get("embed_curves", {})
+        if embed:
+            caption += " Dashed: under the attack on the representation."
+        return [_figure(plots.curves(report.get("curves", {}), embed), caption)]
     if kind == "pictures":
         return [
             _figure(plots.encode(_panel(found)), f"{name}, {found['attack']}: {_ROWS}")
             for name, found in report["pictures"].items()
         ]
+    if kind == "drift":
+        return _drifts(report["representation"])
+    if kind == "attention":
+        return [
+            _figure(plots.encode(found["attention"]), f"{name}: {_HEADS}")
+            for name, found in report["representation"].items()
+            if found["attention"] is not None
+        ]
     return []
+
+
+def _drifts(found: dict[str, dict]) -> list[str]:
+    """Returns a histogram of all models for the largest radius of each norm."""
+    figures = []
+    largest: dict[str, float] = {}
+    for entry in next(iter(found.values()))["drift"]:
+        largest[entry["norm"]] = max(entry["epsilon"], largest.get(entry["norm"], 0.0))
+    for radius in largest.items():
+        values = {
+            name: entry["values"]
+            for name, item in found.items()
+            for entry in item["drift"]
+            if (entry["norm"], entry["epsilon"]) == radius
+        }
+        where = f"{radius[0]}, epsilon {format_number(radius[1])}"
+        caption = f"1 - cosine of attacked and clean class token, {where}; 100 bins."
+        figures.append(_figure(plots.drift(values), caption))
+    return figures
+
+
+_HEADS = "image and heads of the last block; pairs of rows, clean above attacked."
 
 
 _ROWS = (

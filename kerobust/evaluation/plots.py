@@ -77,26 +77,53 @@ def bars(rows: list[dict]) -> bytes:
     return _png(figure)
 
 
-def curves(points: Mapping[str, list[dict]]) -> bytes:
+def curves(
+    points: Mapping[str, list[dict]], embed: Mapping[str, list[dict]] | None = None
+) -> bytes:
     """Returns a PNG of robust accuracy against epsilon with 95 % intervals.
 
     Args:
         points: Row name -> `Evaluation.curve`.
+        embed: Row name -> `Evaluation.embed_curve`, dashed in the colour of the row.
     """
     figure, axes = _figure(6)
-    for name, curve in points.items():
+    lines = [(name, name, "-", curve) for name, curve in points.items()]
+    for name, curve in (embed or {}).items():
+        lines.append((name, f"{name}, embed", "--", curve))
+    names = dict.fromkeys(name for name, *_ in lines)
+    colours = {name: f"C{place}" for place, name in enumerate(names)}
+    for name, label, style, curve in lines:
         epsilons = [point["epsilon"] for point in curve]
         accuracy = [100 * point["robust_accuracy"] for point in curve]
-        (line,) = axes.plot(epsilons, accuracy, marker="o", label=name)
+        options = {"color": colours[name], "linestyle": style, "label": label}
+        axes.plot(epsilons, accuracy, marker="o", **options)
         bounds = 100 * np.array([point["interval"] for point in curve])
-        axes.fill_between(epsilons, *bounds.T, alpha=0.2, color=line.get_color())
+        axes.fill_between(epsilons, *bounds.T, alpha=0.2, color=colours[name])
     # The last point lies far out: a linear scale would squeeze all others together.
-    positive = [point["epsilon"] for curve in points.values() for point in curve]
+    positive = [point["epsilon"] for *_, curve in lines for point in curve]
     smallest = min((value for value in positive if value > 0), default=1.0)
     axes.set_xscale("symlog", linthresh=smallest)
     axes.set_xlabel("epsilon (pixel units, linear up to the first point)")
     axes.set_ylabel("robust accuracy (%)")
     axes.set_ylim(0, 100)
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
+    return _png(figure)
+
+
+def drift(values: Mapping[str, list[float]]) -> bytes:
+    """Returns a PNG of the distribution of cosine distances of several models.
+
+    Args:
+        values: Model -> distance of every image; all models share 100 bins.
+    """
+    figure, axes = _figure(7)
+    largest = max(max(each, default=0.0) for each in values.values())
+    bins = np.linspace(0.0, max(largest, 1e-6), 101)
+    for name, each in values.items():
+        axes.hist(each, bins, alpha=0.5, histtype="stepfilled", label=name)
+    axes.set_xlabel("1 - cosine of attacked and clean class token")
+    axes.set_ylabel("images")
     for text in axes.legend(fontsize=8).get_texts():
         text.set_parse_math(False)
     return _png(figure)

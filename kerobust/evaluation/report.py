@@ -10,13 +10,16 @@ A report is a dict:
     settings      dict, effective settings, flag name -> text
     rows          [{"name", "natural": share, "robust": {attack: share}, "worst": share,
                     "norms": {attack: {"mean", "max", "limit"}},
-                    "seconds": {attack: float}, "note": str}], see `row`
+                    "seconds": {attack: float}, "note": str, "protocol": str}], see
+                    `row`
     comparisons   [{"first", "second", "on": "worst" | "clean", "only_first",
                     "only_second", "p_value", "difference", "low", "high"}], see
                     `compare`; difference = accuracy of first - second, in [-1, 1]
     suites        {row name: {suite: `AutoAttackReport.members`}}
     curves        {row name: `Evaluation.curve`}
-    pictures      {row name: `Evaluation.pictures`}; the JSON file leaves the pixels out
+    embed_curves  {row name: `Evaluation.embed_curve`}
+    representation  {row name: what `Representation` returns}
+    pictures      {row name: `Evaluation.pictures`}; the JSON file leaves all pixels out
     notes         [str]
 
 `share` is {"accuracy", "low", "high", "correct", "total"}, accuracies in [0, 1] with
@@ -34,20 +37,23 @@ from tabulate import tabulate
 from kerobust.batch_state import write_atomically
 from kerobust.evaluation import page
 from kerobust.evaluation.metrics import mcnemar, paired_bootstrap
+from kerobust.evaluation.parts import Section
 from kerobust.evaluation.results import Evaluation, share
-from kerobust.evaluation.sections import Section, grid, json_value, sections
+from kerobust.evaluation.sections import grid, json_value, sections
 
 SCHEMA_VERSION = 1
 _PIXELS = ("clean", "adversarial")
 
 
-def row(name: str, evaluation: Evaluation, note: str = "") -> dict:
+def row(name: str, evaluation: Evaluation, note: str = "", protocol: str = "") -> dict:
     """Returns one row of a report's table.
 
     Args:
         name: What was evaluated.
         evaluation: What was found.
         note: Anything a reader must know about this row.
+        protocol: How labels were used: a word of `sections.PROTOCOLS`, a comma, and
+            what the head reads; "" if unknown.
     """
     return {
         "name": name,
@@ -57,6 +63,7 @@ def row(name: str, evaluation: Evaluation, note: str = "") -> dict:
         "norms": evaluation.norms,
         "seconds": evaluation.seconds,
         "note": note,
+        "protocol": protocol,
     }
 
 
@@ -172,4 +179,10 @@ def _storable(report: dict) -> dict:
         name: {key: value for key, value in found.items() if key not in _PIXELS}
         for name, found in report.get("pictures", {}).items()
     }
-    return {"schema_version": SCHEMA_VERSION, **report, "pictures": pictures}
+    stored = {"schema_version": SCHEMA_VERSION, **report, "pictures": pictures}
+    if "representation" in report:
+        stored["representation"] = {
+            name: {key: value for key, value in found.items() if key != "attention"}
+            for name, found in report["representation"].items()
+        }
+    return stored

@@ -45,13 +45,15 @@ class Evaluation:
         seconds: Attack name -> wall seconds, compilation included; "curve" = the
             points of the curve that no named attack had computed already.
         curve: [{"epsilon", "robust_accuracy", "interval", "correct"}] by growing
-            epsilon; the last is the radius at which every image can become grey.
+            epsilon, under PGD; the last is the radius at which every image can become
+            grey.
         pictures: {"clean", "adversarial"} float32 [P, H, W, 3], {"labels",
             "clean_predictions", "adversarial_predictions"} int32 [P], "attack", "ids".
         notes: Findings that hint at masked gradients or a weak attack, and how suites
             were adapted to the model, in sentences.
         findings: What `kerobust.attacks.diagnostics` found, worst first.
         suites: Name -> report of each suite among the attacks.
+        embed_curve: As `curve`, under the attack on the representation.
     """
 
     threat: dict
@@ -67,6 +69,7 @@ class Evaluation:
     notes: list[str]
     findings: list[Finding] = dataclasses.field(default_factory=list)
     suites: dict[str, AutoAttackReport] = dataclasses.field(default_factory=dict)
+    embed_curve: list[dict] = dataclasses.field(default_factory=list)
 
     @property
     def worst(self) -> np.ndarray:
@@ -84,6 +87,7 @@ class Evaluation:
             "norms": self.norms,
             "seconds": self.seconds,
             "curve": self.curve,
+            "embed_curve": self.embed_curve,
             "notes": self.notes,
             "findings": [finding.to_dict() for finding in self.findings],
             "suites": {name: suite.to_dict() for name, suite in self.suites.items()},

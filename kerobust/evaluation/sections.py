@@ -5,31 +5,20 @@ Markdown and HTML are both made from these, so no number can differ between them
 
 import json
 import os
-from typing import NamedTuple
 
 import numpy as np
 
 from kerobust.config import format_number
+from kerobust.evaluation.examined import examined_sections
+from kerobust.evaluation.parts import Grid, Section, percent
 
-Grid = tuple[list[str], list[list[str]]]  # Headers and rows of cells.
-
-
-class Section(NamedTuple):
-    """A part of a report; what is empty is not shown.
-
-    Attributes:
-        title: Heading.
-        paragraphs: Sentences above the table.
-        headers: Column names.
-        cells: Rows of text.
-        figure: Which figure belongs here: "bars", "curves", "pictures" or "".
-    """
-
-    title: str
-    paragraphs: list[str]
-    headers: list[str] = []
-    cells: list[list[str]] = []
-    figure: str = ""
+# How a classifier on an encoder was trained on labels -> what that means.
+PROTOCOLS = {
+    "SLF": "linear head on the frozen encoder, clean images",
+    "ALF": "linear head on the frozen encoder, adversarial images (TRADES)",
+    "AFF": "head and encoder, adversarial images (TRADES)",
+    "full": "head and encoder, clean images",
+}
 
 
 def sentence(comparison: dict) -> str:
@@ -53,14 +42,17 @@ def sentence(comparison: dict) -> str:
 def grid(rows: list[dict]) -> Grid:
     """Returns the headers and the cells of the results table as text."""
     attacks = list(dict.fromkeys(name for item in rows for name in item["robust"]))
-    headers = ["model", "natural %", *(f"{name} %" for name in attacks)]
+    named = any(item.get("protocol") for item in rows)
+    headers = ["model", *["protocol"] * named, "natural %"]
+    headers += [f"{name} %" for name in attacks]
     headers += ["worst case %", "seconds", "note"]
     cells = [
         [
             item["name"],
-            _percent(item["natural"]),
-            *(_percent(item["robust"].get(name)) for name in attacks),
-            _percent(item["worst"]),
+            *[item.get("protocol") or "-"] * named,
+            percent(item["natural"]),
+            *(percent(item["robust"].get(name)) for name in attacks),
+            percent(item["worst"]),
             f"{sum(item['seconds'].values()):.1f}",
             item["note"],
         ]
@@ -77,12 +69,14 @@ def sections(report: dict) -> list[Section]:
     if threat:
         radius = format_number(float(threat["epsilon"]))
         intro += f" Threat: {threat['norm']}, epsilon {radius}."
+    intro += _protocols(rows)
     compared = [sentence(item) for item in report.get("comparisons", ())]
     parts = [
         Section("Results", [intro], *grid(rows), "bars"),
         Section("Comparisons", compared),
         Section("Members of the suites, each on what stood", [], *_suite_grid(report)),
         Section("Robust accuracy by epsilon", [], *_curve_grid(report), "curves"),
+        *examined_sections(report.get("representation", {})),
         Section("Pictures", [], *_picture_grid(report), "pictures"),
         Section("Perturbation norms", [], *_norm_grid(rows)),
         Section("Seconds", [], *_seconds_grid(rows)),
@@ -93,6 +87,16 @@ def sections(report: dict) -> list[Section]:
         cells = [[key, _text(value)] for key, value in report.get(name, {}).items()]
         parts.append(Section(name.capitalize(), [], ["name", "value"], cells))
     return [section for section in parts if section.paragraphs or section.cells]
+
+
+def _protocols(rows: list[dict]) -> str:
+    """Returns a sentence about every protocol among the rows."""
+    words = [(item.get("protocol") or "").replace(",", " ").split() for item in rows]
+    used = {word[0] for word in words if word}
+    texts = [f"{key} = {text}" for key, text in PROTOCOLS.items() if key in used]
+    if not texts:
+        return ""
+    return f" Protocols: {'; '.join(texts)}; then what the head reads."
 
 
 def _suite_grid(report: dict) -> Grid:
@@ -113,22 +117,24 @@ def _suite_grid(report: dict) -> Grid:
 
 
 def _curve_grid(report: dict) -> Grid:
-    cells = [
-        [
-            name,
-            format_number(float(point["epsilon"])),
-            _percent(
-                {
-                    "accuracy": point["robust_accuracy"],
-                    "low": point["interval"][0],
-                    "high": point["interval"][1],
-                }
-            ),
-        ]
-        for name, curve in report.get("curves", {}).items()
-        for point in curve
+    kinds = {"PGD %": "curves", "embed %": "embed_curves"}
+    found = {head: report[key] for head, key in kinds.items() if report.get(key)}
+    points: dict[tuple, dict] = {}  # (row name, epsilon) -> heading -> accuracy
+    for head, curves in found.items():
+        for name, curve in curves.items():
+            for point in curve:
+                cells = points.setdefault((name, float(point["epsilon"])), {})
+                cells[head] = _point(point)
+    rows = [
+        [name, format_number(epsilon), *(cells.get(head, "-") for head in found)]
+        for (name, epsilon), cells in points.items()
     ]
-    return ["model", "epsilon", "PGD %"], cells
+    return ["model", "epsilon", *found], rows
+
+
+def _point(point: dict) -> str:
+    low, high = point["interval"]
+    return percent({"accuracy": point["robust_accuracy"], "low": low, "high": high})
 
 
 def _picture_grid(report: dict) -> Grid:
@@ -163,13 +169,6 @@ def _seconds_grid(rows: list[dict]) -> Grid:
         for attack, seconds in item["seconds"].items()
     ]
     return ["model", "attack", "seconds"], cells
-
-
-def _percent(found: dict | None) -> str:
-    if found is None:
-        return "-"
-    low, high = 100 * found["low"], 100 * found["high"]
-    return f"{100 * found['accuracy']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _text(value) -> str:

@@ -107,6 +107,37 @@ class PretrainConfig(OptimisationConfig):
     SECTION = "pretrain"
 
 
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig(PretrainConfig):
+    """How the stage `teacher` trains a DINO encoder; the defaults are DINO's."""
+
+    SECTION = "teacher"
+
+    epochs: int = setting(100, "Passes over the training images.", low=1)
+    batch_size: int = setting(512, "Images per update over all devices.", low=1)
+    base_rate: float = setting(
+        5e-4, "Peak rate at a batch of 256; scaled by batch/256.", low=0
+    )
+    warmup_epochs: float = setting(10.0, "Epochs of linear warm-up from 0.", low=0)
+    inclusive_warmup: bool = setting(
+        True, "Whether the last step of the warm-up has the peak rate already."
+    )
+    final_rate: float = setting(1e-6, "Rate at the end of the cosine.", low=0)
+    weight_decay: float = setting(0.04, "Weight decay.", low=0)
+    final_weight_decay: float | None = setting(
+        0.4, "Weight decay of adamw at the end of a cosine; empty = constant.", low=0
+    )
+    beta_2: float = setting(
+        0.999, "AdamW's second beta.", low=0, high=1, open_high=True
+    )
+    clip_norm: float | None = setting(
+        3.0,
+        "Largest l2 norm of the gradient of each tensor by itself; empty = no limit.",
+        low=0,
+        open_low=True,
+    )
+
+
 def compile_method(method: Method, config: OptimisationConfig, size: int) -> None:
     """Gives `method` its optimizer, built.
 

@@ -2,11 +2,12 @@
 
 import tensorflow as tf
 
-from kerobust.config import check_name
+from kerobust.config import UserError, check_name
 from kerobust.models.blocks import layer_norm
 from kerobust.types import Tokens
 
-POOLINGS = ("mean", "cls")
+POOLINGS = ("mean", "cls", "cls_mean", "last4_cls")
+_LAST = {"last4_cls": 4}  # Pooling -> number of last blocks whose tokens it reads.
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")
@@ -15,18 +16,23 @@ class ClassifierHead(tf.keras.layers.Layer):
 
     Args:
         num_classes: Number of classes.
-        pooling: "mean" of the patch tokens (the class token is left out), or "cls".
+        pooling: "mean" of the patch tokens (the class token is left out); "cls";
+            "cls_mean", both, entry by entry in turns; "last4_cls", the class tokens
+            of the last four blocks side by side, earliest first.
         kernel_stddev: Spread of the initial kernel, a normal cut at two deviations.
         norm: Whether a layer norm follows the pooling.
 
     Call arguments:
-        tokens: `Tokens`: cls [B, D], patches [B, N, D].
+        tokens: `Tokens`: cls [B, D], patches [B, N, D]; a list of the `blocks` last
+            ones, each after the final norm, if `blocks` is above 1.
 
     Returns:
         float32 [B, num_classes].
 
     References:
-        He et al., 2022, arXiv:2111.06377, appendix A (mean pooling, `fc_norm`).
+        He et al., 2022, arXiv:2111.06377, appendix A (mean pooling, `fc_norm`). Caron
+        et al., 2021, arXiv:2104.14294, appendix F.3: linear evaluation of ViT-S by
+        "last4_cls", of ViT-B by "cls_mean" (the order of its published heads).
     """
 
     def __init__(
@@ -52,10 +58,29 @@ class ClassifierHead(tf.keras.layers.Layer):
             name="dense",
         )
 
-    def call(self, tokens: Tokens):
-        pooled = tokens.cls
+    @property
+    def blocks(self) -> int:
+        """Number of last blocks of the encoder whose tokens it reads."""
+        return _LAST.get(self.pooling, 1)
+
+    def pool(self, tokens: Tokens | list[Tokens]) -> tf.Tensor:
+        """Returns what the rest of the head reads, float [B, D times what is joined].
+
+        Args:
+            tokens: As in `call`.
+        """
+        if not isinstance(tokens, Tokens):
+            return tf.concat([each.cls for each in tokens], axis=1)
+        if self.pooling == "cls":
+            return tokens.cls
+        mean = tf.reduce_mean(tokens.patches, axis=1)
         if self.pooling == "mean":
-            pooled = tf.reduce_mean(tokens.patches, axis=1)
+            return mean
+        both = tf.stack([tokens.cls, mean], axis=2)
+        return tf.reshape(both, [-1, 2 * both.shape[1]])
+
+    def call(self, tokens: Tokens | list[Tokens]):
+        pooled = self.pool(tokens)
         if self.norm is not None:
             pooled = self.norm(pooled)
         return self.dense(pooled)
@@ -77,7 +102,8 @@ class Classifier(tf.keras.Model):
 
     Args:
         encoder: Model whose `call`, `width` and `layer_groups` are those of
-            `VisionTransformer`.
+            `VisionTransformer`; `intermediate_tokens` too if the head reads several
+            blocks.
         head: `ClassifierHead`.
 
     Call arguments:
@@ -86,23 +112,44 @@ class Classifier(tf.keras.Model):
 
     Returns:
         float32 [B, num_classes].
+
+    Raises:
+        UserError: If the encoder lacks the blocks that the head reads.
     """
 
     def __init__(self, encoder: tf.keras.Model, head: ClassifierHead, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.encoder = encoder
         self.head = head
+        _check_blocks(encoder, head)
         self._make_variables()
 
     def _make_variables(self):
         """Runs the head on one token; the encoder has its variables already."""
         with tf.init_scope():
-            width = self.encoder.width
-            self.head(Tokens(tf.zeros([1, width]), tf.zeros([1, 1, width])))
+            width, count = self.encoder.width, self.head.blocks
+            tokens = Tokens(tf.zeros([1, width]), tf.zeros([1, 1, width]))
+            self.head(tokens if count == 1 else [tokens] * count)
         self.built = True
 
     def call(self, images, training=None, keys=None):
-        return self.head(self.encoder(images, training=training, keys=keys))
+        return self.head(self._tokens(images, training, keys))
+
+    def features(self, images) -> tf.Tensor:
+        """Returns what the head reads of images without training, float [B, D'].
+
+        Args:
+            images: float32 [B, H, W, C] in [0, 1].
+        """
+        return self.head.pool(self._tokens(images, False, None))
+
+    def _tokens(self, images, training, keys):
+        """Returns the tokens for the head: of the last block, or a list of several."""
+        count = self.head.blocks
+        if count == 1:
+            return self.encoder(images, training=training, keys=keys)
+        given = {"training": training, "keys": keys}
+        return self.encoder.intermediate_tokens(images, count, **given)
 
     def layer_groups(self) -> list[list[tf.Variable]]:
         """Returns the encoder's groups with the head in the last one."""
@@ -122,3 +169,16 @@ class Classifier(tf.keras.Model):
             for name in ("encoder", "head")
         }
         return cls(**parts)
+
+
+def _check_blocks(encoder, head: ClassifierHead) -> None:
+    """Raises unless the encoder can give the tokens of all blocks that a head reads."""
+    known = hasattr(encoder, "intermediate_tokens")
+    depth = getattr(encoder, "depth", 0) if known else 1
+    if head.blocks > depth:
+        raise UserError(
+            f"`pooling` {head.pooling} must have an encoder that gives the tokens of "
+            f"its last {head.blocks} blocks. Received: pooling={head.pooling}, a "
+            f"{type(encoder).__name__} that gives {depth}. Choose mean, cls or "
+            "cls_mean."
+        )

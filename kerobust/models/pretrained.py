@@ -15,6 +15,7 @@ from kerobust.models.weights import assign_named, named_weights
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.247, 0.243, 0.261)
+_USUAL_STEM = np.zeros([3, 3, 3, 64])
 _TORCH = {
     "kernel": "weight",
     "gamma": "weight",
@@ -22,6 +23,12 @@ _TORCH = {
     "bias": "bias",
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
+}
+_OWNERS = {
+    "shortcut_norm": "downsample.1",
+    "shortcut": "downsample.0",
+    "norm": "bn",
+    "head.dense": "linear",
 }
 
 
@@ -85,7 +92,8 @@ def load_resnet18(
         )
         for name, each in inside.items()
     }
-    stem = values.get("conv1.weight", np.zeros([3, 3, 3, 64]))
+    stem = values.get("conv1.weight", _USUAL_STEM)
+    stem = stem if stem.ndim == 4 else _USUAL_STEM
     encoder = ResNet18(
         mean=mean,
         std=std,
@@ -109,12 +117,9 @@ def _torch_name(name: str) -> str:
         name: From `named_weights` of a `ResNet`, a `ResNet18` or a `Classifier`.
     """
     *path, leaf = name.removeprefix("encoder/").split("/")
-    owner = ".".join(path).replace("shortcut_norm", "downsample.1")
-    owner = (
-        owner.replace("shortcut", "downsample.0")
-        .replace("norm", "bn")
-        .replace("head.dense", "linear")
-    )
+    owner = ".".join(path)
+    for ours, theirs in _OWNERS.items():
+        owner = owner.replace(ours, theirs)
     owner = re.sub(
         r"stages\.(\d+)", lambda match: f"layer{int(match.group(1)) + 1}", owner
     )

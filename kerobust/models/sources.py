@@ -32,6 +32,8 @@ _BLOCK = (
     *("attn.proj.weight", "attn.proj.bias", "norm2.weight", "norm2.bias"),
     *("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias"),
 )
+_AXES = {"cls_token": 3, "pos_embed": 3, "reg_token": 3, "patch_embed.proj.weight": 4}
+_AXES |= {"mlp.fc1.weight": 2, "mlp.fc2.weight": 2}
 _OPTIONAL = ("attn.qkv.bias", "ls1.gamma", "ls2.gamma")  # All blocks have it or none.
 
 
@@ -77,7 +79,8 @@ def load_vit(
         "fc_norm." in name for name in ignored
     )
     _check_names(arrays, source, final_norm)
-    width, channels, patch_size = _kernel_shape(arrays["patch_embed.proj.weight"])
+    _check_axes(arrays)
+    width, channels, patch_size, _ = arrays["patch_embed.proj.weight"].shape
     registers = arrays["reg_token"].shape[1] if "reg_token" in arrays else 0
     rule = source if source != "dinov2" else "timm" if registers else "dino"
     image_size = _fit_positions(arrays, source, image_size, patch_size, rule)
@@ -136,16 +139,22 @@ def _check_names(arrays, source: str, final_norm: bool) -> None:
         )
 
 
-def _kernel_shape(kernel: np.ndarray) -> tuple[int, int, int]:
-    """Returns width, channels and patch size."""
-    if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3]:
+def _check_axes(arrays) -> None:
+    """Refuses arrays from which the shape of the encoder cannot be read."""
+    for name, values in arrays.items():
+        axes = _AXES.get(re.sub(r"^blocks\.\d+\.", "", name), values.ndim)
+        if values.ndim != axes or 0 in values.shape:
+            raise UserError(
+                f"`state` must have {axes} axes in {name}. Received: an array of shape "
+                f"{values.shape}. Only plain vision transformers are supported."
+            )
+    kernel = arrays["patch_embed.proj.weight"]
+    if kernel.shape[2] != kernel.shape[3]:
         raise UserError(
             "`state` must hold a convolution [width, channels, side, side] as "
             "patch_embed.proj.weight. Received: an array of shape "
             f"{kernel.shape}. Only plain square patches are supported."
         )
-    width, channels, side, _ = kernel.shape
-    return width, channels, side
 
 
 def _depth(arrays) -> int:

@@ -4,9 +4,16 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerobust.config import UserError
 from kerobust.evaluation import knn_predict
+from kerobust.evaluation.knn import knn_votes
+from tests.goldens.closed_form import checks
+from tests.models.filled import formula
+
+GOLDEN = "dino_deacl_knn.json"
+SHA256 = "99a1af9f0061944cca372ad9004a650b1320ff8e1191a6890cdf04fe4e46db58"
 
 
 def slow_knn(bank, labels, queries, k, temperature, num_classes):
@@ -35,6 +42,36 @@ def test_predictions_match_the_slow_oracle(k, temperature):
 
     assert found.dtype == np.int32
     assert found.tolist() == slow_knn(bank, labels, queries, k, temperature, 4)
+
+
+def test_neighbours_votes_and_predictions_are_those_of_the_original_code():
+    golden = checks(GOLDEN, SHA256)["D7_knn"]  # k = 4, T = .07, label = i mod 3
+    bank, queries = (formula(golden["inputs"][name]) for name in ("train", "test"))
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    labels, expected = np.arange(12) % 3, golden["expected"]
+
+    bank, queries = bank.astype(np.float32), queries.astype(np.float32)
+    given = (bank, np.eye(3, dtype=np.float32)[labels], queries)
+    index, votes = knn_votes(*given, k=4, temperature=0.07)
+
+    np.testing.assert_array_equal(index, expected["topk_idx"])
+    # The original does not divide by the weight of the nearest: compare shares.
+    original = np.reshape(expected["votes"], [4, 3])
+    shares = votes / tf.reduce_sum(votes, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        shares, original / original.sum(axis=1, keepdims=True), rtol=1e-4
+    )
+    predicted = knn_predict(bank, labels, queries, 4, 0.07)
+    assert predicted.tolist() == expected["pred"]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_few_queries_and_more_neighbours_than_the_bank_are_no_trouble(size):
+    bank, labels = np.eye(3), [0, 1, 1]
+
+    found = knn_predict(bank, labels, np.eye(3)[:size], k=200)
+
+    assert found.tolist() == [0, 1, 1][:size]
 
 
 def test_close_neighbours_outvote_many_distant_ones_only_at_low_temperature():

@@ -38,6 +38,8 @@ def fill(order: list) -> dict[str, np.ndarray]:
 def _scale_and_shift(name: str, shape: list) -> tuple[float, float]:
     if name in ("pos_embed", "cls_token"):
         return 0.5, 0.0
+    if name.endswith("weight_g"):
+        return 0.2, 1.0
     if len(shape) > 1:
         return np.sqrt(2 / np.prod(shape[1:])), 0.0
     return (0.1, 1.0) if name.endswith(".weight") else (0.05, 0.0)

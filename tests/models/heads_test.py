@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from kerobust.config import UserError
 from kerobust.models.heads import Classifier, ClassifierHead
+from kerobust.models.resnet import ResNet
 from kerobust.models.vit import VisionTransformer
 from kerobust.randomness import example_keys
 from kerobust.types import Tokens
@@ -30,6 +31,52 @@ def test_the_head_reads_the_mean_patch_or_the_class_token(pooling, pooled):
     head.set_weights([np.eye(2), np.array([0.0, 1.0])])
 
     np.testing.assert_allclose(head(TOKENS), np.add(pooled, [[0.0, 1.0]]))
+
+
+def test_a_head_joins_class_and_mean_token_in_turns():
+    tokens = Tokens(tf.constant([[5.0, 7.0]]), TOKENS.patches)
+
+    # DINO's heads: [c0, p0, c1, p1, ...]; the mean patch is (2, 6).
+    expected = [[5.0, 2.0, 7.0, 6.0]]
+    np.testing.assert_allclose(
+        ClassifierHead(2, pooling="cls_mean").pool(tokens), expected
+    )
+
+
+def test_a_head_puts_the_class_tokens_of_four_blocks_side_by_side():
+    blocks = [Tokens(tf.fill([1, 2], float(k)), TOKENS.patches) for k in range(4)]
+    head = ClassifierHead(2, pooling="last4_cls")
+
+    assert head.blocks == 4
+    np.testing.assert_allclose(head.pool(blocks), [[0, 0, 1, 1, 2, 2, 3, 3]])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "what"),
+    [
+        (ResNet(8), "a ResNet that gives 1"),
+        (VisionTransformer((4, 4), 2, 16, 3, 2), "a VisionTransformer that gives 3"),
+    ],
+)
+def test_an_encoder_without_the_blocks_of_the_head_is_refused(encoder, what):
+    head = ClassifierHead(10, pooling="last4_cls")
+
+    with pytest.raises(UserError, match=f"last 4 blocks. Received: .*, {what}. Choose"):
+        Classifier(encoder, head)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "cls_mean", "last4_cls"])
+def test_logits_are_the_dense_layer_of_the_features(pooling):
+    encoder = VisionTransformer((4, 4), 2, 16, 4, 2)
+    model = Classifier(encoder, ClassifierHead(3, pooling=pooling, norm=False))
+    again = Classifier.from_config(model.get_config())
+
+    features = model.features(IMAGES)
+
+    kernel, bias = model.head.dense.get_weights()
+    assert kernel.shape[0] == features.shape[1]
+    np.testing.assert_allclose(model(IMAGES), features @ kernel + bias, atol=1e-5)
+    assert again.head.pooling == pooling
 
 
 def test_the_head_normalises_after_pooling():

@@ -162,7 +162,15 @@ def test_heads_beside_a_backbone_are_left_out():
         ),
         (
             {"patch_embed.proj.weight": np.ones([64, 48])},
-            r"`state` must hold a convolution .* shape \(64, 48\)",
+            r"`state` must have 4 axes in patch_embed.proj.weight.* shape \(64, 48\)",
+        ),
+        (
+            {"patch_embed.proj.weight": np.ones([64, 3, 4, 2])},
+            r"`state` must hold a convolution .* shape \(64, 3, 4, 2\)",
+        ),
+        (
+            {"blocks.1.mlp.fc2.weight": np.ones(64)},
+            r"`state` must have 2 axes in blocks.1.mlp.fc2.weight.* shape \(64,\)",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from absl.testing import parameterized
 from tensorflow import keras
 
 from kerobust.distribute import strategy
-from kerobust.training.optimizers import AdamW, layer_rate_scales
+from kerobust.training.optimizers import AdamW, MomentumSGD, layer_rate_scales
 from kerobust.training.schedules import WarmupCosine
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
@@ -196,6 +196,82 @@ class AdamWTest(tf.test.TestCase, parameterized.TestCase):
             optimizer.minimize(loss, [variable], tape=tape)
 
         self.assertAllClose(scaled.numpy(), plain.numpy(), rtol=1e-6)
+
+    @parameterized.parameters(1, 2)
+    def test_a_late_variable_counts_its_updates_from_its_first_step(self, devices):
+        start, gradients = draw(3, 2), draw(5, 3, 2)
+        with strategy(devices).scope():
+            late = tf.Variable(start, name="kernel")
+            optimizer = AdamW(Rates(), weight_decay=0.3)
+            optimizer.start_at([late], 2)
+            optimizer.build([late])
+
+        optimize(optimizer, [late], [gradients], devices)
+
+        # The oracle's updates 3 to 5 with the moments of a new optimizer.
+        value, first, second = start.astype(np.float64), 0.0, 0.0
+        for update in (1, 2, 3):
+            rate, slope = RATES[update + 1], gradients[update + 1]
+            value = value - rate * 0.3 * value
+            first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 1e-3 * slope**2
+            size = (second / (1 - 0.999**update)) ** 0.5 + 1e-8
+            value = value - rate * first / (1 - 0.9**update) / size
+        self.assertAllClose(late.numpy(), value, rtol=2e-6, atol=1e-6)
+
+    def test_a_decay_may_change_with_the_step(self):
+        kernel = tf.Variable(tf.ones([2, 2]), name="kernel")
+        optimizer = AdamW(0.1, weight_decay=WarmupCosine(0.5, 0, 2, 1.0))
+        optimizer.build([kernel])
+
+        optimize(optimizer, [kernel], [np.zeros([2, 2, 2], np.float32)])
+
+        # Decay 0.5, then (0.5 + 1) / 2: (1 - 0.05) (1 - 0.075).
+        self.assertAllClose(kernel.numpy(), np.full([2, 2], 0.95 * 0.925))
+        copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+        self.assertEqual(copy.get_config(), optimizer.get_config())
+
+    @parameterized.parameters(1, 2)
+    def test_each_tensor_is_clipped_by_its_own_norm(self, devices):
+        with strategy(devices).scope():
+            large, small = tf.Variable(tf.zeros([4])), tf.Variable(tf.zeros([4]))
+            optimizer = MomentumSGD(1.0, 0.0, clipnorm=3.0)
+            optimizer.build([large, small])
+        steep, flat = np.full([1, 4], 5.0), np.full([1, 4], 1.0)
+
+        optimize(optimizer, [large, small], np.float32([steep, flat]), devices)
+
+        # Norms 10 and 2: the first shrinks to 3, the second stays.
+        self.assertAllClose(large.numpy(), np.full([4], -1.5), rtol=1e-5)
+        self.assertAllClose(small.numpy(), np.full([4], -1.0), rtol=1e-5)
+
+    @parameterized.parameters(1, 2)
+    def test_momentum_and_coupled_decay_equal_the_oracle(self, devices):
+        start, gradients = draw(3, 2), draw(5, 3, 2)
+        with strategy(devices).scope():
+            kernel = tf.Variable(start, name="bias")
+            optimizer = MomentumSGD(Rates(), 0.9, weight_decay=0.3)
+            optimizer.build([kernel])
+
+        optimize(optimizer, [kernel], [gradients], devices)
+
+        value, buffer = start.astype(np.float64), 0.0
+        for rate, gradient in zip(RATES, gradients, strict=True):
+            buffer = 0.9 * buffer + gradient + 0.3 * value
+            value = value - rate * buffer
+        self.assertAllClose(kernel.numpy(), value, rtol=2e-6, atol=1e-6)
+
+    def test_sgd_survives_serialisation(self):
+        optimizer = MomentumSGD(WarmupCosine(0.1, 2, 5), 0.5, 0.3, clipnorm=3.0)
+
+        copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+
+        self.assertEqual(copy.get_config(), optimizer.get_config())
+
+    def test_sgd_refuses_impossible_settings(self):
+        with self.assertRaisesRegex(ValueError, "`momentum` must lie in"):
+            MomentumSGD(momentum=1.0)
+        with self.assertRaisesRegex(ValueError, "`weight_decay` must be at least 0"):
+            MomentumSGD(weight_decay=-1.0)
 
     def test_wrong_arguments_are_refused(self):
         kernel = tf.Variable(draw(2, 2))

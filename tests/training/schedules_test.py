@@ -5,12 +5,13 @@ import json
 import math
 import pathlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow import keras
 
 from kerobust.config import UserError
-from kerobust.training.schedules import Ramp, WarmupCosine, scaled_rate
+from kerobust.training.schedules import PerEpoch, Ramp, WarmupCosine, scaled_rate
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 GOLDEN = GOLDENS / "mimir_dense_diffattack.json"
@@ -114,3 +115,44 @@ def test_ramp_rises_from_zero_to_one():
 def test_arguments_out_of_range_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_rates_and_decays_of_dino_are_its_tables():
+    # Its code: linspace(0, peak, warm-up) then f + (b - f) / 2 (1 + cos(pi i / n)).
+    warm, total = 5, 20
+    rate = WarmupCosine(2e-3, warm, total, final=1e-6, inclusive=True)
+    decay = WarmupCosine(0.04, 0, total, final=0.4)
+
+    index = np.arange(total - warm)
+    cosine = 1e-6 + 0.5 * (2e-3 - 1e-6) * (1 + np.cos(np.pi * index / (total - warm)))
+    expected = np.concatenate([np.linspace(0, 2e-3, warm), cosine])
+    np.testing.assert_allclose([rate(i) for i in range(total)], expected, rtol=1e-5)
+    index = np.arange(total)
+    expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * index / total))
+    np.testing.assert_allclose([decay(i) for i in range(total)], expected, rtol=1e-5)
+
+
+def test_rates_of_deacl_change_by_the_epoch():
+    # Linear from 0.003, the base reached in epoch 9, held in epoch 10, 0 at epoch 100.
+    rate = PerEpoch(WarmupCosine(0.5, 10, 100, 0.0, 0.003, inclusive=True), 195)
+
+    found = [float(rate(epoch * 195 + step)) for epoch, step in RATE_STEPS]
+
+    slope = (0.5 - 0.003) / 9
+    half = 0.25 * (1 + math.cos(math.pi * 45 / 90))
+    expected = [0.003, 0.003, 0.003 + slope, 0.5, 0.5, half]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+RATE_STEPS = [(0, 0), (0, 194), (1, 0), (9, 194), (10, 7), (55, 100)]
+
+
+def test_a_schedule_by_the_epoch_survives_serialisation():
+    rate = PerEpoch(WarmupCosine(0.5, 10, 100, inclusive=True), 7)
+
+    copy = keras.optimizers.schedules.deserialize(
+        keras.optimizers.schedules.serialize(rate)
+    )
+
+    assert copy.get_config() == rate.get_config()
+    assert float(copy(200)) == float(rate(200))

@@ -1,0 +1,91 @@
+"""What a report says about representations, as titles, sentences and tables."""
+
+from kerobust.config import format_number
+from kerobust.evaluation.parts import Grid, Section, percent
+
+_ATTACK = (
+    "The attack maximises the mean squared distance of the class token from its "
+    "clean one, from a random start, in {steps} steps of 2.5 epsilon / steps, on "
+    "{images} images, right or wrong; it knows neither labels nor head, whatever the "
+    "head reads. Cosine = 1 - cosine of attacked and clean class token, l2 = their "
+    "Euclidean distance, q90 = what nine tenths of the images do not exceed. Embed %: "
+    "right without attack and under it, judged by the classifier."
+)
+_NEIGHBOURS = (
+    "Weighted vote of the k labelled training images, never attacked, with the nearest "
+    "class tokens. First line of a model: without attack; then right without attack "
+    "and under the attack on the representation."
+)
+_NORMALISATION = (
+    "The same classifier on the same clean images, once as trained and once with the "
+    "encoder's channel normalisation undone, so that its first layer meets raw pixels "
+    "in [0, 1]: an encoder that has seen such pixels in training (an attacked view "
+    "that bypasses the normalisation, say) keeps its accuracy for that reason alone, "
+    "which must not be taken for robustness."
+)
+_ATTENTION = (
+    "What the class token takes from each patch in the last block: per image a row "
+    "without attack and below it one under attack; first the image, then every head, "
+    "white = largest of both rows."
+)
+
+
+def examined_sections(found: dict[str, dict]) -> list[Section]:
+    """Returns the parts of a report about representations, none if there are none.
+
+    Args:
+        found: Row name -> what `Representation` returns.
+    """
+    if not found:
+        return []
+    first = next(iter(found.values()))
+    attack = _ATTACK.format(steps=first["steps"], images=first["images"])
+    shown = any(item["attention"] is not None for item in found.values())
+    return [
+        Section("Attack on the representation", [attack], *_drift_grid(found), "drift"),
+        Section("Nearest neighbours", [_NEIGHBOURS], *_knn_grid(found)),
+        Section("Control: normalisation", [_NORMALISATION], *_control_grid(found)),
+        *[Section("Attention", [_ATTENTION], figure="attention")] * shown,
+    ]
+
+
+def _drift_grid(found: dict[str, dict]) -> Grid:
+    parts = ("mean", "median", "q90")
+    headers = ["model", "norm", "epsilon", *(f"cosine {part}" for part in parts)]
+    headers += [*(f"l2 {part}" for part in parts), "embed %"]
+    cells = [
+        [
+            *(name, entry["norm"], format_number(entry["epsilon"])),
+            *(f"{entry['cosine'][part]:.4g}" for part in parts),
+            *(f"{entry['distance'][part]:.4g}" for part in parts),
+            percent(entry["correct"]),
+        ]
+        for name, item in found.items()
+        for entry in item["drift"]
+    ]
+    return headers, cells
+
+
+def _knn_grid(found: dict[str, dict]) -> Grid:
+    counts = sorted({entry["k"] for item in found.values() for entry in item["knn"]})
+    lines: dict[tuple, dict] = {}  # (model, norm, epsilon) -> k -> accuracy
+    for name, item in found.items():
+        for entry in item["knn"]:
+            clean, attacked = (name, "-", 0.0), (name, entry["norm"], entry["epsilon"])
+            for key, kind in ((clean, "clean"), (attacked, "robust")):
+                lines.setdefault(key, {})[entry["k"]] = percent(entry[kind])
+    cells = [
+        [name, norm, format_number(epsilon), *(line.get(k, "-") for k in counts)]
+        for (name, norm, epsilon), line in lines.items()
+    ]
+    return ["model", "norm", "epsilon", *(f"k = {k} %" for k in counts)], cells
+
+
+def _control_grid(found: dict[str, dict]) -> Grid:
+    cells = []
+    for name, item in found.items():
+        control = item["normalisation"]
+        undone = percent(control["without"])
+        undone = undone if control["inside"] else "there is none to undo"
+        cells.append([name, percent(control["with"]), undone])
+    return ["model", "natural %", "without normalisation %"], cells

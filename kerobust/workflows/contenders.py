@@ -1,0 +1,220 @@
+"""Which networks an evaluation compares, and how each came to its classifier."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from kerobust.config import UserError
+from kerobust.data.datasets import Split
+from kerobust.data.views import evaluation_batches
+from kerobust.evaluation.linear import fit_linear
+from kerobust.models.bundle import load_bundle, read_info
+from kerobust.models.foreign import is_foreign, load_foreign
+from kerobust.models.heads import Classifier, ClassifierHead
+from kerobust.workflows.preparing import Experiment
+
+_BATCH = 256  # Images whose features are computed at once.
+_LINEAR = "linear"  # What a probe cost: nothing to speak of.
+_PROTOCOLS = {
+    ("frozen", "natural"): "SLF",
+    ("frozen", "trades"): "ALF",
+    ("full", "trades"): "AFF",
+    ("full", "natural"): "full, natural",
+}
+
+
+class Contender(NamedTuple):
+    """A network to evaluate.
+
+    Attributes:
+        name: Under which it is reported.
+        model: Maps images float32 [B, H, W, C] to logits [B, K].
+        cost: What it took to train.
+        protocol: How labels were used, as `kerobust.evaluation.sections` explains it.
+    """
+
+    name: str
+    model: tf.keras.Model
+    cost: str
+    protocol: str
+
+
+def linear_probe(
+    encoder, split: Split, num_classes: int, features: str = "mean"
+) -> Classifier:
+    """Returns `encoder` with the linear head that is best for the images of `split`.
+
+    Args:
+        encoder: Maps images to `Tokens`.
+        split: Labelled images, seen as they are.
+        num_classes: Number of classes.
+        features: What the head reads, a pooling of `ClassifierHead`.
+
+    References:
+        See `fit_linear`. Attacks go through the whole: it is differentiable.
+    """
+    head = ClassifierHead(num_classes, pooling=features, norm=False)
+    probe = Classifier(encoder, head)
+    batches = evaluation_batches(split, _BATCH)
+    found = tf.concat([probe.features(batch["images"]) for batch in batches], axis=0)
+    weights = fit_linear(found[: split.size], split.labels, num_classes)
+    probe.head.dense.set_weights(weights)
+    return probe
+
+
+def pixel_probe(split: Split, num_classes: int) -> tf.keras.Model:
+    """Returns the best linear classifier of raw pixels, as `linear_probe`."""
+    images, labels = split.arrays()
+    dense = tf.keras.layers.Dense(num_classes)
+    flat = tf.keras.layers.Flatten(input_shape=split.image_shape)
+    probe = tf.keras.Sequential([flat, dense])
+    dense.set_weights(fit_linear(flat(images), labels, num_classes))
+    return probe
+
+
+def contenders(experiment: Experiment) -> Iterator[Contender]:
+    """Yields everything to test, the result of the experiment first.
+
+    That is the fine-tuned classifier, or without one the linear probe of the trained
+    encoder, or without one what `--run.init_from` names.
+    """
+    config, workdir = experiment.config, experiment.workdir
+    start, tuned = config.run.init_from, workdir / "finetune" / "model"
+    if start is not None and is_foreign(start):
+        model = _foreign(experiment, start)
+        yield Contender("model", model, "trained elsewhere", "")
+        return
+    probed = not tuned.exists() and (workdir / "encoder").exists()
+    if probed:
+        yield from _probed(experiment)
+    else:
+        named = tuned if start is None or tuned.exists() else pathlib.Path(start)
+        yield _classifier(experiment, named)
+    for arm in config.baselines.arms:
+        folder = workdir / "baselines" / arm / "model"
+        if folder.exists():
+            cost = _cost("trained", folder)
+            yield Contender(arm, load_bundle(folder), cost, _arm_protocol(config, arm))
+    if "baselines" in config.run.stages:
+        yield from _baseline_probes(experiment, own=not probed)
+
+
+def _classifier(experiment: Experiment, folder: pathlib.Path) -> Contender:
+    """Returns a fine-tuned classifier, or the probe of an encoder from elsewhere."""
+    config, workdir = experiment.config, experiment.workdir
+    bundle, cost = load_bundle(folder), _cost("trained", folder)
+    if not isinstance(bundle, Classifier):
+        return _probe(experiment, "model SLF", folder)
+    own = folder == workdir / "finetune" / "model"
+    if "pretrain" not in config.run.stages:
+        return Contender("model", bundle, cost, protocol(config.finetune) * own)
+    if (workdir / "encoder").exists():
+        cost = f"{_cost('pretrained', workdir / 'encoder')}, {cost}"
+    name = f"{config.method} + {config.finetune.attack}"
+    return Contender(name, bundle, cost, protocol(config.finetune))
+
+
+def _probed(experiment: Experiment) -> Iterator[Contender]:
+    """Yields the probes of the trained encoder and of its teacher, if there is one."""
+    method, workdir = experiment.config.method, experiment.workdir
+    yield _probe(experiment, f"{method} SLF", workdir / "encoder")
+    teacher = _teacher(experiment)
+    if teacher is not None:
+        yield _probe(experiment, "teacher SLF", teacher)
+
+
+def _teacher(experiment: Experiment) -> pathlib.Path | None:
+    """Returns the bundle from which the encoder was taught, None if there is none."""
+    folder, start = experiment.workdir / "teacher", experiment.config.run.init_from
+    if folder.exists():
+        return folder
+    return None if start is None else pathlib.Path(start)
+
+
+def _probe(experiment: Experiment, name: str, folder: pathlib.Path) -> Contender:
+    """Returns the standard linear fine-tuning of the encoder in a bundle."""
+    features, split = experiment.config.evaluate.features, experiment.labelled
+    classes = experiment.source.num_classes
+    probe = linear_probe(load_encoder(folder), split, classes, features)
+    return Contender(name, probe, _cost("pretrained", folder), f"SLF, {features}")
+
+
+def _baseline_probes(experiment: Experiment, own: bool) -> Iterator[Contender]:
+    """Yields linear classifiers on an untrained encoder and on raw pixels.
+
+    Args:
+        experiment: The prepared experiment.
+        own: Whether those of the trained encoder and of its teacher come before them.
+    """
+    config, labelled = experiment.config, experiment.labelled
+    arms, classes = config.baselines.arms, experiment.source.num_classes
+    trained = {config.method: "encoder", "teacher": "teacher"} if own else {}
+    for name, folder in trained.items():
+        if (experiment.workdir / folder).exists():
+            found = _probe(experiment, f"{name} probe", experiment.workdir / folder)
+            yield found._replace(cost=_LINEAR)
+    features = config.evaluate.features
+    if "random_init" in arms:
+        tf.keras.utils.set_random_seed(config.run.seed)
+        untrained = config.model.build(labelled.image_shape)
+        probe = linear_probe(untrained, labelled, classes, features)
+        yield Contender("random_init probe", probe, _LINEAR, f"SLF, {features}")
+    if "pixels" in arms:
+        probe = pixel_probe(labelled, classes)
+        yield Contender("pixels probe", probe, _LINEAR, "linear in the pixels")
+
+
+def protocol(settings) -> str:
+    """Returns the short name of how `FinetuneConfig` trains on labels."""
+    trained, attack = settings.encoder, settings.attack
+    short = _PROTOCOLS.get((trained, attack))
+    if short is None:
+        short = f"{_PROTOCOLS[trained, 'trades']} by {attack}"
+    return f"{short}, {settings.pooling}"
+
+
+def _arm_protocol(config, arm: str) -> str:
+    settings = config.finetune
+    return protocol(
+        settings.replace(attack="natural") if arm == "natural" else settings
+    )
+
+
+def load_encoder(folder: pathlib.Path):
+    """Returns the encoder of a bundle: its own, its classifier's or its member's.
+
+    Raises:
+        UserError: If the bundle holds none.
+    """
+    found = load_bundle(folder)
+    if isinstance(found, dict):
+        found = found.get("encoder", ", ".join(found))
+    encoder = getattr(found, "encoder", found)
+    if not hasattr(encoder, "layer_groups"):
+        known = found if isinstance(found, str) else type(found).__name__
+        raise UserError(
+            "`--run.init_from` must hold a classifier or an encoder to evaluate. "
+            f"Received: init_from={folder} with {known}."
+        )
+    return encoder
+
+
+def _foreign(experiment: Experiment, start: str):
+    """Returns the model of another program if it takes the images of the experiment."""
+    model = load_foreign(start)
+    shape = tf.TensorShape(getattr(model, "input_shape", None))
+    wanted = experiment.source.image_shape
+    if not shape.is_compatible_with([None, *wanted]):
+        raise UserError(
+            "`--run.init_from` must be a model for the images of `--data.name`, shape "
+            f"{tuple(wanted)}. Received: init_from={start}, whose input has shape "
+            f"{tuple(shape[1:])}."
+        )
+    return model
+
+
+def _cost(verb: str, bundle: pathlib.Path) -> str:
+    seconds = read_info(bundle).get("seconds")
+    return f"{verb} elsewhere" if seconds is None else f"{verb} {seconds:.0f} s"
