@@ -1,6 +1,7 @@
 """Encoders, decoders, heads, and the folders that keep them."""
 
 from kerobust.models.bundle import load_bundle, read_info, save_bundle
+from kerobust.models.checkpoint_files import read_state
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder, Mask, pixel_mask, random_mask
 from kerobust.models.pretrained import load_resnet18, load_torch_resnet
@@ -34,6 +35,7 @@ __all__ = [
     "pixel_mask",
     "random_mask",
     "read_info",
+    "read_state",
     "save_bundle",
     "to_torch_names",
 ]

@@ -31,8 +31,9 @@ class Format(NamedTuple):
         about: What is written, in a few words.
         write: Given model, folder and info, writes it.
         difference: Given model, folder and images, reads what was written and returns
-            the largest difference to the model: of the outputs on these images, or of
-            the weights where the format holds nothing else.
+            the largest difference to the model: of the outputs on these images, in
+            units of the largest one above 1, or of the weights where the format holds
+            nothing else.
     """
 
     about: str
@@ -177,14 +178,15 @@ def _timm_arrays(model) -> dict[str, np.ndarray]:
     return to_torch_names(model)
 
 
-def _output_difference(model, again: Outputs | tf.Tensor, images) -> float:
-    expected = outputs(model, images)
+def _output_difference(expected: Outputs, again: Outputs | tf.Tensor) -> float:
+    """Returns the largest difference, in units of the largest output above 1."""
     if not isinstance(again, Mapping):
         again = {"logits": again}
     if again.keys() != expected.keys():
         return float("inf")
+    scale = max(1.0, *(float(np.abs(each).max()) for each in expected.values()))
     gaps = [np.abs(expected[name] - again[name]).max() for name in expected]
-    return float(np.max(gaps))
+    return float(np.max(gaps)) / scale
 
 
 def _weight_difference(expected: Mapping[str, np.ndarray], folder) -> float:
@@ -196,12 +198,13 @@ def _weight_difference(expected: Mapping[str, np.ndarray], folder) -> float:
 
 def _keras_difference(model, folder, images) -> float:
     again = tf.keras.models.load_model(folder / KERAS_FILE, compile=False)
-    return _output_difference(model, again(images), images)
+    return _output_difference(outputs(model, images), again(images))
 
 
 def _saved_model_difference(model, folder, images) -> float:
-    loaded = tf.saved_model.load(os.fspath(folder))
-    return _output_difference(model, loaded(tf.constant(images)), images)
+    loaded, images = tf.saved_model.load(os.fspath(folder)), tf.constant(images)
+    # Compared as a graph, too: graphs round otherwise, and large networks magnify that.
+    return _output_difference(Servable(model)(images), loaded(images))
 
 
 def _write_bundle(model, folder, info) -> None:
@@ -213,7 +216,7 @@ FORMATS = {
         "a bundle of this library, for --run.init_from",
         _write_bundle,
         lambda model, folder, images: _output_difference(
-            model, outputs(load_bundle(folder), images), images
+            outputs(model, images), outputs(load_bundle(folder), images)
         ),
     ),
     "safetensors": Format(

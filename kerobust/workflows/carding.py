@@ -140,8 +140,7 @@ def usage(model: tf.keras.Model, format: str) -> str:
 def _usage_of_weights(model: tf.keras.Model) -> str:
     name = type(model).__name__
     return (
-        f"\nfrom kerobust.models import {name}\n"
-        "from kerobust.models.checkpoint_files import read_state\n"
+        f"\nfrom kerobust.models import {name}, read_state\n"
         "from kerobust.models.weights import assign_weights\n\n"
         f"model = {name}.from_config({model.get_config()!r})\n"
         f'assign_weights(model, read_state("{WEIGHTS_FILE}").arrays, "the file")\n'
