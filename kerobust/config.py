@@ -116,7 +116,7 @@ class Config:
             value = getattr(self, name)
             raise UserError(
                 f"`{self.flag(name)}` {expectation}. "
-                f"Received: {name}={value}.{' ' + fix if fix else ''}"
+                f"Received: {name.rstrip('_')}={value}.{' ' + fix if fix else ''}"
             )
 
     def _check(self, field: dataclasses.Field, kind: Any, value: Any) -> None:

@@ -5,16 +5,21 @@ import dataclasses
 from kerobust.attacks import AttackConfig
 from kerobust.config import Config, UserError, check_name, format_number, setting
 from kerobust.data.datasets import DataConfig
+from kerobust.data.multicrop import ViewsConfig
 from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
 from kerobust.methods import METHODS
+from kerobust.methods.deacl import DeaclConfig
+from kerobust.methods.dino import DinoConfig
+from kerobust.methods.fare import FareConfig
 from kerobust.methods.finetune import FinetuneConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
-from kerobust.methods.optimisation import PretrainConfig
+from kerobust.methods.optimisation import PretrainConfig, TeacherConfig
+from kerobust.methods.rodino import RodinoConfig
 from kerobust.models.vit import VitConfig
 from kerobust.training.fit import RunConfig
 
-STAGES = ("pretrain", "finetune", "baselines", "evaluate")
+STAGES = ("teacher", "pretrain", "finetune", "baselines", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +59,13 @@ class ExperimentConfig:
     data: DataConfig = DataConfig()
     model: VitConfig = VitConfig()
     attack: AttackConfig = AttackConfig()
+    teacher: TeacherConfig = TeacherConfig()
     pretrain: PretrainConfig = PretrainConfig()
+    views: ViewsConfig = ViewsConfig()
+    dino: DinoConfig = DinoConfig()
+    rodino: RodinoConfig = RodinoConfig()
+    deacl: DeaclConfig = DeaclConfig()
+    fare: FareConfig = FareConfig()
     mae: MaeConfig = MaeConfig()
     mimir: MimirConfig = MimirConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -66,7 +77,7 @@ class ExperimentConfig:
         check_name("--method", self.method, METHODS)
         for stage in self.run.stages:
             check_name("--run.stages", stage, STAGES)
-        for section in ("pretrain", "finetune"):
+        for section in ("teacher", "pretrain", "finetune"):
             settings = getattr(self, section)
             if settings.batch_size % self.run.devices:
                 raise UserError(

@@ -1,11 +1,15 @@
-"""The command line: flags made from the settings classes, flag files, exit codes."""
+"""The command line: flags made from the settings classes, flag files, exit codes.
+
+A command takes the settings of an experiment (`--section.name`), or one settings class
+of its own, whose flags have no section (`--name`; a field `from_` is `--from`).
+"""
 
 import dataclasses
 import os
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # Read when TensorFlow is imported, which the imports below do: errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,15 +17,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags as absl_flags
 
 import kerobust
-from kerobust.config import UserError, field_kind, parse_number, suggestion
+from kerobust.config import Config, UserError, field_kind, parse_number, suggestion
 from kerobust.experiment import ExperimentConfig, to_text
 
 USER_ERROR, STOPPED = 2, 75
+Settings = type[ExperimentConfig] | type[Config]
 _SWITCHES = {
     "help": "Show every flag with its default.",
     "version": "Show the version.",
     "print_config": "Show the effective settings and where each comes from, then stop.",
-    "dry_run": "Build everything, trace one step, estimate memory and time, then stop.",
+    "dry_run": "Build and check everything and write nothing; training also traces one "
+    "step and estimates memory and time.",
     "debug": "Show tracebacks of errors.",
 }
 
@@ -65,37 +71,44 @@ class _SettingSerializer(absl_flags.ArgumentSerializer):
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """A parsed command line: the experiment, its switches, the source of each flag."""
+    """A parsed command line: the settings, its switches, the source of each flag."""
 
-    config: ExperimentConfig
+    config: typing.Any
     switches: frozenset[str]
     sources: dict[str, str]
 
 
-def define(values: absl_flags.FlagValues, overrides: dict[str, typing.Any]) -> None:
+def define(
+    values: absl_flags.FlagValues,
+    overrides: dict[str, typing.Any],
+    settings: Settings = ExperimentConfig,
+) -> None:
     """Defines one flag per setting on `values`; defaults come from the dataclasses."""
-    default = ExperimentConfig()
-    _define_one(values, "method", str, default.method, "What `pretrain` runs.")
-    for section, settings in default.sections().items():
-        kinds = typing.get_type_hints(type(settings))
-        for field in dataclasses.fields(settings):
-            name = f"{section}.{field.name}"
-            value = overrides.get(name, getattr(settings, field.name))
-            _define_one(values, name, kinds[field.name], value, field.metadata["help"])
+    for name, kind, text, default in _flags_of(settings()):
+        value = overrides.get(name, default)
+        parser = _SettingParser(name, kind)
+        absl_flags.DEFINE(
+            parser, name, value, text, values, serializer=_SettingSerializer()
+        )
 
 
-def parse(argv: list[str], overrides: dict[str, typing.Any] | None = None) -> Parsed:
-    """Returns the experiment that a command line describes.
+def parse(
+    argv: list[str],
+    overrides: dict[str, typing.Any] | None = None,
+    settings: Settings = ExperimentConfig,
+) -> Parsed:
+    """Returns the settings that a command line describes.
 
     Args:
         argv: Arguments without the program's name.
         overrides: Defaults that this program changes, by flag name.
+        settings: Class of the settings; it must have defaults for all of them.
 
     Raises:
         UserError: On unknown flags, bad values, unreadable flag files.
     """
     values = absl_flags.FlagValues()
-    define(values, overrides or {})
+    define(values, overrides or {}, settings)
     arguments = _expand(argv, os.getcwd(), "command line", ())
     switches = {text[2:] for text, _ in arguments if text[2:] in _SWITCHES}
     sources = {}
@@ -103,31 +116,33 @@ def parse(argv: list[str], overrides: dict[str, typing.Any] | None = None) -> Pa
         if text[2:] not in _SWITCHES:
             sources[_assign(values, text, source)] = source
     values.mark_as_parsed()
-    return Parsed(_build(values), frozenset(switches), sources)
+    return Parsed(_build(values, settings), frozenset(switches), sources)
 
 
 def run(
     argv: list[str],
-    action: Callable[[ExperimentConfig, bool], int],
+    action: Callable[[typing.Any, bool], int],
     about: str,
     overrides: dict[str, typing.Any] | None = None,
+    settings: Settings = ExperimentConfig,
 ) -> int:
     """Parses, handles the common switches, runs `action`; returns the exit code.
 
     Args:
         argv: `sys.argv`.
-        action: Called with the experiment and whether this is a dry run.
-        about: One sentence for `--help`.
+        action: Called with the settings and whether this is a dry run.
+        about: What `--help` begins with.
         overrides: Defaults that this program changes, by flag name.
+        settings: See `parse`.
     """
     debug = "--debug" in argv
     try:
         if "--help" in argv:
-            return _print_help(argv[0], about, overrides or {})
+            return _print_help(argv[0], about, overrides or {}, settings)
         if "--version" in argv:
             print(f"kerobust {kerobust.__version__}")
             return 0
-        parsed = parse(argv[1:], overrides)
+        parsed = parse(argv[1:], overrides, settings)
         if "print_config" in parsed.switches:
             return _print_config(parsed)
         return action(parsed.config, "dry_run" in parsed.switches)
@@ -139,11 +154,26 @@ def run(
         return USER_ERROR
 
 
-def _define_one(values, name, kind, default, text):
-    parser = _SettingParser(name, kind)
-    absl_flags.DEFINE(
-        parser, name, default, text, values, serializer=_SettingSerializer()
-    )
+def _flags_of(
+    settings: ExperimentConfig | Config,
+) -> Iterator[tuple[str, typing.Any, str, typing.Any]]:
+    """Yields flag name (without dashes), kind, help and value of every setting."""
+    parts: dict[str, Config] = {}
+    if isinstance(settings, ExperimentConfig):
+        yield "method", str, "What `pretrain` runs.", settings.method
+        parts = settings.sections()
+    else:
+        parts[""] = settings
+    for section, part in parts.items():
+        kinds = typing.get_type_hints(type(part))
+        for field in dataclasses.fields(part):
+            kind, text = kinds[field.name], field.metadata["help"]
+            yield _name(section, field), kind, text, getattr(part, field.name)
+
+
+def _name(section: str, field: dataclasses.Field) -> str:
+    # A word of Python such as `from` cannot be a field: it gets an underscore.
+    return f"{section}.{field.name}" if section else field.name.rstrip("_")
 
 
 def _expand(argv, folder, source, including) -> list[tuple[str, str]]:
@@ -202,25 +232,30 @@ def _assign(values, text: str, source: str) -> str:
     return name
 
 
-def _build(values) -> ExperimentConfig:
-    default = ExperimentConfig()
-    sections: dict[str, typing.Any] = {}
-    for section, settings in default.sections().items():
-        fields = dataclasses.fields(settings)
-        chosen = {item.name: values[f"{section}.{item.name}"].value for item in fields}
-        sections[section] = type(settings)(**chosen)
-    return ExperimentConfig(method=values["method"].value, **sections)
+def _build(values, settings: Settings) -> ExperimentConfig | Config:
+    if not issubclass(settings, ExperimentConfig):
+        return _chosen(values, "", settings)
+    sections: dict[str, typing.Any] = {
+        section: _chosen(values, section, type(part))
+        for section, part in settings().sections().items()
+    }
+    return settings(method=values["method"].value, **sections)
+
+
+def _chosen(values, section: str, kind: type[Config]) -> Config:
+    fields = dataclasses.fields(kind)
+    return kind(**{each.name: values[_name(section, each)].value for each in fields})
 
 
 def _print_config(parsed: Parsed) -> int:
-    for name, text in parsed.config.to_flags().items():
-        print(f"--{name}={text}  # {parsed.sources.get(name, 'default')}")
+    for name, _, _, value in _flags_of(parsed.config):
+        print(f"--{name}={to_text(value)}  # {parsed.sources.get(name, 'default')}")
     return 0
 
 
-def _print_help(program: str, about: str, overrides) -> int:
+def _print_help(program: str, about: str, overrides, settings: Settings) -> int:
     values = absl_flags.FlagValues()
-    define(values, overrides)
+    define(values, overrides, settings)
     print(f"{about}\n\nUsage: {program} [--flagfile=FILE] [--name=value ...]\n")
     for name, text in {**_SWITCHES, "flagfile=FILE": "Read flags from FILE."}.items():
         print(f"  --{name}\n      {text}")

@@ -1,7 +1,5 @@
 """Random changes of colour and sharpness, one draw per example (see augmentations)."""
 
-import math
-
 import tensorflow as tf
 
 from kerobust.randomness import fold_in, uniform
@@ -35,16 +33,14 @@ def jitter(
     Differences:
         Values are not rounded to 1/255 between the changes.
     """
-    keys = fold_in(keys, "jitter")
-    spreads = (brightness, contrast, saturation)
+    draws = uniform(fold_in(keys, "jitter"), [8, 1, 1, 1], -1.0, 1.0)
     changes = [
-        (change, uniform(fold_in(keys, index), [1, 1, 1], 1 - spread, 1 + spread))
-        for index, (change, spread) in enumerate(
-            zip((_brighten, _contrast, _saturate), spreads, strict=True)
-        )
+        (_brighten, 1 + brightness * draws[:, 0]),
+        (_contrast, 1 + contrast * draws[:, 1]),
+        (_saturate, 1 + saturation * draws[:, 2]),
+        (_turn, hue * draws[:, 3]),
     ]
-    changes.append((_turn, uniform(fold_in(keys, 3), [1, 1, 1], -hue, hue)))
-    order = tf.argsort(uniform(fold_in(keys, 4), [len(changes)]), axis=1, stable=True)
+    order = tf.argsort(draws[:, 4:, 0, 0, 0], axis=1, stable=True)
     for turn in range(len(changes)):
         images = _each_its_own(images, order[:, turn], changes)
     return images
@@ -115,16 +111,3 @@ def _gaussian(sigma: tf.Tensor, length: int) -> tf.Tensor:
 def solarize(images: tf.Tensor) -> tf.Tensor:
     """Returns the images with every value of at least 128 / 255 inverted."""
     return tf.where(images >= 128 / 255, 1.0 - images, images)
-
-
-def sometimes(name: str, probability: float, keys: tf.Tensor, images, changed):
-    """Returns for each example `changed` with a probability, else `images`.
-
-    Args:
-        name: Purpose, which keeps the draws apart.
-        probability: In [0, 1].
-        keys: int32 [B, 2].
-        images, changed: [B, H, W, C].
-    """
-    draws = uniform(fold_in(keys, name), [1, 1, 1])
-    return tf.where(draws < math.nextafter(probability, 2.0), changed, images)

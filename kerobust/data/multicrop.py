@@ -7,9 +7,7 @@ import tensorflow as tf
 from kerobust.config import Config, setting
 from kerobust.data import colours
 from kerobust.data.augmentations import random_flip, random_resized_crop
-from kerobust.randomness import fold_in
-
-_AREA = {"low": 0, "high": 1, "open_low": True}
+from kerobust.randomness import fold_in, uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +22,22 @@ class ViewsConfig(Config):
         low=1,
     )
     global_scale: tuple[float, ...] = setting(
-        (0.4, 1.0), "Smallest and largest share of the area of a global crop.", **_AREA
+        (0.4, 1.0),
+        "Smallest and largest share of the area of a global crop.",
+        low=0,
+        high=1,
+        open_low=True,
     )
     local_count: int = setting(8, "Local crops per image; 0 = none.", low=0)
     local_size: int = setting(
         96, "Side of the local crops in pixels, a multiple of the patch.", low=1
     )
     local_scale: tuple[float, ...] = setting(
-        (0.05, 0.4), "Smallest and largest share of the area of a local crop.", **_AREA
+        (0.05, 0.4),
+        "Smallest and largest share of the area of a local crop.",
+        low=0,
+        high=1,
+        open_low=True,
     )
     flip: bool = setting(True, "Whether views are mirrored with probability 1/2.")
     jitter: float = setting(
@@ -88,56 +94,56 @@ class MultiCrop:
         see `colours` for the blur.
     """
 
-    # Probability of a blur, of a solarization.
-    _GLOBAL = ((1.0, False), (0.1, True))
-    _LOCAL = (0.5, False)
-
     def __init__(self, config: ViewsConfig):
         self.config = config
 
     def __call__(self, images: tf.Tensor, keys: tf.Tensor) -> dict[str, tf.Tensor]:
-        config = self.config
-        size = config.global_size
-        large = size or tuple(images.shape[1:3])
-        globals_ = [
-            self._view(
-                images, fold_in(keys, 100 + index), config.global_scale, large, *how
-            )
-            for index, how in enumerate(self._GLOBAL)
-        ]
-        views = {"global_views": tf.stack(globals_, axis=1)}
+        config, side = self.config, self.config.global_size
+        size = tuple(images.shape[1:3]) if side is None else (side, side)
+        keys = fold_in(keys, "views")
+        given = (config.global_scale, size, [1.0, 0.1], [0.0, config.solarize])
+        views = {"global_views": self._views(images, fold_in(keys, 1), *given)}
         if config.local_count:
-            locals_ = [
-                self._view(
-                    images,
-                    fold_in(keys, 200 + index),
-                    config.local_scale,
-                    config.local_size,
-                    *self._LOCAL,
-                )
-                for index in range(config.local_count)
-            ]
-            views["local_views"] = tf.stack(locals_, axis=1)
+            size, none = (config.local_size,) * 2, [0.0] * config.local_count
+            given = (config.local_scale, size, [0.5] * config.local_count, none)
+            views["local_views"] = self._views(images, fold_in(keys, 2), *given)
         return views
 
-    def _view(self, images, keys, scale, size, blur, solarize):
-        config = self.config
-        size = (size, size) if isinstance(size, int) else size
-        view = random_resized_crop(images, keys, scale, size=size)
+    def _views(self, images, keys, scale, size, blurred, solarized):
+        """Returns views [B, V, h, w, C], all made at once.
+
+        Args:
+            images: float32 [B, H, W, C].
+            keys: int32 [B, 2].
+            scale, size: Of the crops.
+            blurred, solarized: V probabilities, one per view.
+        """
+        config, count, batch = self.config, len(blurred), tf.shape(images)[0]
+        numbers = tf.repeat(tf.range(count), batch)
+        keys = fold_in(tf.tile(keys, [count, 1]), numbers)
+        # One number per decision, the same for every setting of the others.
+        draws = uniform(fold_in(keys, "decisions"), [4, 1, 1, 1])
+        view = tf.tile(images, [count, 1, 1, 1])
+        view = random_resized_crop(view, keys, scale, size=size)
         if config.flip:
             view = random_flip(view, keys)
         if config.jitter:
-            factor = config.jitter
-            spreads = (0.4 * factor, 0.4 * factor, 0.2 * factor, 0.1 * factor)
+            spreads = (x * config.jitter for x in (0.4, 0.4, 0.2, 0.1))
             changed = colours.jitter(view, keys, *spreads)
-            view = colours.sometimes("jitters", 0.8, keys, view, changed)
+            view = tf.where(draws[:, 0] < 0.8, changed, view)
         if config.grey:
-            changed = colours.grey(view)
-            view = colours.sometimes("grey", config.grey, keys, view, changed)
+            view = tf.where(draws[:, 1] < config.grey, colours.grey(view), view)
         if config.blur:
             changed = colours.blur(view, keys, min(0.1, config.blur), config.blur)
-            view = colours.sometimes("blurs", blur, keys, view, changed)
-        if solarize and config.solarize:
-            changed = colours.solarize(view)
-            view = colours.sometimes("solarize", config.solarize, keys, view, changed)
-        return view
+            view = tf.where(draws[:, 2] < _per_row(blurred, batch), changed, view)
+        if config.solarize and any(solarized):
+            chosen = draws[:, 3] < _per_row(solarized, batch)
+            view = tf.where(chosen, colours.solarize(view), view)
+        view = tf.reshape(view, [count, batch, *size, images.shape[-1]])
+        return tf.transpose(view, [1, 0, 2, 3, 4])
+
+
+def _per_row(probabilities, batch) -> tf.Tensor:
+    """Returns one probability per row of V batches, float32 [V * B, 1, 1, 1]."""
+    rows = tf.repeat(tf.constant(probabilities, tf.float32), batch)
+    return rows[:, tf.newaxis, tf.newaxis, tf.newaxis]

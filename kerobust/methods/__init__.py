@@ -1,6 +1,18 @@
 """Training methods; a flag value is a file name is a key here."""
 
+from kerobust.methods.base import Method
+from kerobust.methods.deacl import Deacl
+from kerobust.methods.dino import Dino
+from kerobust.methods.fare import Fare
 from kerobust.methods.mae import Mae
 from kerobust.methods.mimir import Mimir
+from kerobust.methods.rodino import Rodino
 
-METHODS: dict[str, type[Mae]] = {"mae": Mae, "mimir": Mimir}
+METHODS: dict[str, type[Method]] = {
+    "deacl": Deacl,
+    "dino": Dino,
+    "fare": Fare,
+    "mae": Mae,
+    "mimir": Mimir,
+    "rodino": Rodino,
+}

@@ -36,6 +36,18 @@ class Method(tf.keras.Model):
     monitors: tuple[Monitor, ...] = ()
     view_maker: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None
 
+    @classmethod
+    def from_experiment(cls, experiment, image_shape, length, start=None) -> "Method":
+        """Returns the method with networks for the pretraining of an experiment.
+
+        Args:
+            experiment: `ExperimentConfig`.
+            image_shape: (height, width, channels).
+            length: `Length` of the training.
+            start: Loaded bundle to start from; None = new weights.
+        """
+        raise NotImplementedError(f"{cls.__name__} pretrains nothing.")
+
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         names = ("loss", *self.TERMS, *self.MEASURES, "attack_seconds")

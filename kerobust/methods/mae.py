@@ -11,8 +11,10 @@ from kerobust.losses.reconstruction import (
     restore_patches,
 )
 from kerobust.methods.base import Batch, Method
+from kerobust.methods.start import encoder_of
 from kerobust.models.mae import MaeDecoder, Mask, pixel_mask, random_mask
 from kerobust.models.vit import VisionTransformer
+from kerobust.models.weights import copy_encoder_weights
 from kerobust.patches import patchify, unpatchify
 from kerobust.randomness import fold_in, uniform
 from kerobust.types import Tokens
@@ -82,9 +84,19 @@ class Mae(Method):
         )
 
     @classmethod
-    def from_experiment(cls, experiment, image_shape) -> "Mae":
-        """Returns the method with new networks, as an `ExperimentConfig` says."""
+    def from_experiment(cls, experiment, image_shape, length=None, start=None):
+        """Returns the method with new networks, as an `ExperimentConfig` says.
+
+        Args:
+            experiment: `ExperimentConfig`.
+            image_shape: (height, width, channels).
+            length: Not used: nothing here depends on it.
+            start: Loaded bundle whose encoder gives the first weights; None = new ones.
+        """
+        del length
         encoder = experiment.model.build(image_shape)
+        if start is not None:
+            copy_encoder_weights(encoder_of(start), encoder)
         decoder = experiment.mae.decoder_for(encoder)
         return cls(encoder, decoder, *cls._settings(experiment))
 

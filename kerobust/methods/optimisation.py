@@ -107,6 +107,13 @@ class PretrainConfig(OptimisationConfig):
     SECTION = "pretrain"
 
 
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig(PretrainConfig):
+    """How the stage `teacher` trains a DINO encoder for the method to start from."""
+
+    SECTION = "teacher"
+
+
 def compile_method(method: Method, config: OptimisationConfig, size: int) -> None:
     """Gives `method` its optimizer, built.
 

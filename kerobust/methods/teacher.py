@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from kerobust.models.weights import named_weights
+from kerobust.models.weights import copy_weights, named_weights
 
 Pairs = Sequence[tuple[tf.Variable, tf.Variable]]
 
@@ -17,9 +17,7 @@ def frozen_copy(model: tf.keras.Model, **changes) -> tf.keras.Model:
         **changes: Settings of the copy that differ, such as `drop_path=0`.
     """
     copy = type(model).from_config({**model.get_config(), **changes})
-    values = named_weights(model)
-    for name, weight in named_weights(copy).items():
-        weight.assign(values[name])
+    copy_weights(model, copy)
     copy.trainable = False
     return copy
 

@@ -1,5 +1,7 @@
 """Transformer blocks shared by encoders and decoders."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from kerobust.config import UserError
@@ -67,12 +69,13 @@ class Attention(tf.keras.layers.Layer):
     Args:
         width: Token width, a multiple of `heads`.
         heads: Number of attention heads.
+        qkv_bias: Whether queries, keys and values have a bias.
 
     References:
         Vaswani et al., 2017, arXiv:1706.03762, section 3.2.
     """
 
-    def __init__(self, width: int, heads: int, **kwargs):
+    def __init__(self, width: int, heads: int, *, qkv_bias: bool = True, **kwargs):
         super().__init__(**kwargs)
         if heads < 1 or width % heads:
             raise UserError(
@@ -81,7 +84,7 @@ class Attention(tf.keras.layers.Layer):
             )
         self.heads = heads
         self.head_width = width // heads
-        self.qkv = tf.keras.layers.Dense(3 * width, name="qkv")
+        self.qkv = tf.keras.layers.Dense(3 * width, use_bias=qkv_bias, name="qkv")
         self.projection = tf.keras.layers.Dense(width, name="projection")
 
     def call(self, tokens):
@@ -128,6 +131,57 @@ class Mlp(tf.keras.layers.Layer):
         return self.reduce(tf.nn.gelu(self.expand(tokens), approximate=False))
 
 
+class SwiGlu(tf.keras.layers.Layer):
+    """An MLP whose hidden values are gated: silu(a) b, a and b from one dense layer.
+
+    Args:
+        width: Width of input and output.
+        hidden: Width that a `Mlp` would have in between. Two thirds of it, rounded up
+            to a multiple of 8, are the width here: about as many parameters.
+
+    References:
+        Shazeer, 2020, arXiv:2002.05202; Oquab et al., 2024, arXiv:2304.07193 (ViT-g).
+    """
+
+    def __init__(self, width: int, hidden: int, **kwargs):
+        super().__init__(**kwargs)
+        gated = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.expand = tf.keras.layers.Dense(2 * gated, name="expand")
+        self.reduce = tf.keras.layers.Dense(width, name="reduce")
+
+    def call(self, tokens):
+        """Returns float [B, N, D] from float [B, N, D]."""
+        gate, values = tf.split(self.expand(tokens), 2, axis=-1)
+        return self.reduce(tf.nn.silu(gate) * values)
+
+
+MLPS: dict[str, Callable[..., tf.keras.layers.Layer]]
+MLPS = {"gelu": Mlp, "swiglu": SwiGlu}
+
+
+class LayerScale(tf.keras.layers.Layer):
+    """Multiplies every channel by a weight of its own.
+
+    Args:
+        initial: Value of the weights at the start.
+
+    References:
+        Touvron et al., 2021, arXiv:2103.17239, section 2.
+    """
+
+    def __init__(self, initial: float, **kwargs):
+        super().__init__(**kwargs)
+        self.initial = initial
+
+    def build(self, shape):
+        constant = tf.keras.initializers.Constant(self.initial)
+        self.gamma = self.add_weight("gamma", [shape[-1]], initializer=constant)
+
+    def call(self, branch):
+        """Returns float [B, N, D] from float [B, N, D]."""
+        return branch * self.gamma
+
+
 class Block(tf.keras.layers.Layer):
     """Pre-norm transformer block: attention, then MLP, each added to its input.
 
@@ -137,27 +191,44 @@ class Block(tf.keras.layers.Layer):
         mlp_ratio: Hidden width of the MLP over `width`.
         drop_path: Probability of dropping each of the two branches, in [0, 1).
         index: Number of the block; keeps the drop decisions of blocks apart.
+        layer_scale: Initial value of the weight of every channel of the two branches,
+            None = they are added as they are.
+        mlp: "gelu" (`Mlp`) or "swiglu" (`SwiGlu`).
+        qkv_bias: See `Attention`.
 
     References:
         Dosovitskiy et al., 2021, arXiv:2010.11929, section 3.1.
     """
 
     def __init__(
-        self, width, heads, *, mlp_ratio=4.0, drop_path=0.0, index=0, **kwargs
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        index: int = 0,
+        layer_scale: float | None = None,
+        mlp: str = "gelu",
+        qkv_bias: bool = True,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.attention_norm = layer_norm("attention_norm")
-        self.attention = Attention(width, heads, name="attention")
+        self.attention = Attention(width, heads, qkv_bias=qkv_bias, name="attention")
+        self.attention_scale = _layer_scale(layer_scale, "attention_scale")
         self.attention_drop = DropPath(drop_path, 2 * index, name="attention_drop")
         self.mlp_norm = layer_norm("mlp_norm")
-        self.mlp = Mlp(width, int(width * mlp_ratio), name="mlp")
+        self.mlp = MLPS[mlp](width, int(width * mlp_ratio), name="mlp")
+        self.mlp_scale = _layer_scale(layer_scale, "mlp_scale")
         self.mlp_drop = DropPath(drop_path, 2 * index + 1, name="mlp_drop")
 
     def call(self, tokens, training=None, keys=None):
         """Returns float [B, N, D] from float [B, N, D]; `keys` as in `DropPath`."""
         branch = self.attention(self.attention_norm(tokens))
+        branch = self.attention_scale(branch)
         tokens += self.attention_drop(branch, training=training, keys=keys)
-        branch = self.mlp(self.mlp_norm(tokens))
+        branch = self.mlp_scale(self.mlp(self.mlp_norm(tokens)))
         return tokens + self.mlp_drop(branch, training=training, keys=keys)
 
     def attention_weights(self, tokens) -> tf.Tensor:
@@ -167,3 +238,10 @@ class Block(tf.keras.layers.Layer):
             tokens: float [B, N, D], the input of the block.
         """
         return self.attention.weights_of(self.attention_norm(tokens))
+
+
+def _layer_scale(initial: float | None, name: str) -> tf.keras.layers.Layer:
+    """Returns a `LayerScale`, or the layer that changes nothing."""
+    if initial is None:
+        return tf.keras.layers.Activation("linear", name=name)
+    return LayerScale(initial, name=name)

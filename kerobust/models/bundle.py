@@ -22,6 +22,7 @@ import tensorflow as tf
 from kerobust.config import UserError
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder
+from kerobust.models.projector import DinoHead
 from kerobust.models.resnet import ResNet
 from kerobust.models.vit import VisionTransformer
 from kerobust.models.weights import assign_weights, named_weights
@@ -32,6 +33,7 @@ CLASSES = {
     "MaeDecoder": MaeDecoder,
     "ClassifierHead": ClassifierHead,
     "Classifier": Classifier,
+    "DinoHead": DinoHead,
 }
 CONFIG, WEIGHTS, MANIFEST = "config.json", "weights.safetensors", "manifest.json"
 

@@ -2,11 +2,10 @@
 
 import os
 import re
-import zipfile
 
 import numpy as np
 
-from kerobust.config import UserError
+from kerobust.models.checkpoint_files import read_npz
 from kerobust.models.heads import Classifier
 from kerobust.models.resnet import ResNet
 from kerobust.models.weights import assign_named, named_weights
@@ -44,7 +43,9 @@ def load_torch_resnet(model: ResNet | Classifier, path: str | os.PathLike) -> No
         model = Classifier(ResNet(20), ClassifierHead(10, norm=False))
         load_torch_resnet(model, "resnet20.npz")
     """
-    values = {name: _keras_layout(each) for name, each in _read(path).items()}
+    arrays = read_npz(path).items()
+    kept = {name: each for name, each in arrays if not name.endswith(_COUNTER)}
+    values = {name: _keras_layout(each) for name, each in kept.items()}
     weights = {_torch_name(name): each for name, each in named_weights(model).items()}
     assign_named(weights, values, str(path))
 
@@ -72,17 +73,3 @@ def _keras_layout(values: np.ndarray) -> np.ndarray:
     if values.ndim < 2:
         return values
     return np.transpose(values, [*range(2, values.ndim), 1, 0])
-
-
-def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            names = [x for x in archive.files if not x.endswith(_COUNTER)]
-            return {name: archive[name] for name in names}
-    # AttributeError: an npy file is a bare array without `files`.
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            "`path` must name an npz file of plain arrays, as `numpy.savez` writes it. "
-            f"Received: path={path} ({error})."
-        ) from error

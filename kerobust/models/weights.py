@@ -70,6 +70,16 @@ def assign_named(
         weight.assign(values[name])
 
 
+def copy_weights(source: tf.keras.Model, target: tf.keras.Model) -> None:
+    """Gives every variable of `target` the value of the same name in `source`.
+
+    Raises:
+        UserError: If a name is missing or unexpected, or a shape differs.
+    """
+    values = {name: each.numpy() for name, each in named_weights(source).items()}
+    assign_weights(target, values, "the source model")
+
+
 def copy_encoder_weights(source: VisionTransformer, target: VisionTransformer) -> None:
     """Copies a pretrained encoder into one that is built for fine-tuning.
 

@@ -22,12 +22,15 @@ from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.preparing import Experiment, prepare
 from kerobust.workflows.training import (
     StoppedError,
+    as_teacher,
     baselines,
     finetune,
     make_finetuning,
     make_pretraining,
     pretrain,
     read_encoder,
+    start_of,
+    train_teacher,
 )
 
 
@@ -61,6 +64,8 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
 def _run_stages(experiment: Experiment) -> int:
     stages = experiment.config.run.stages
     run_folder.claim(experiment.config, experiment.source.digest)
+    if "teacher" in stages:
+        train_teacher(experiment)
     encoder = pretrain(experiment) if "pretrain" in stages else None
     if "finetune" in stages:
         encoder = _start(experiment) if encoder is None else encoder
@@ -131,14 +136,9 @@ def _with_its_shape(config: ExperimentConfig) -> ExperimentConfig:
     start, stages = config.run.init_from, config.run.stages
     if start is None or not {"finetune", "baselines"} & set(stages):
         return config
-    shape = read_encoder(pathlib.Path(start)).get_config()
-    known = ("width", "depth", "heads", "patch_size", "positions")
-    model = config.model.replace(
-        mean=tuple(shape["mean"]),
-        std=tuple(shape["std"]),
-        **{name: shape[name] for name in known},
-    )
-    text = ", ".join(f"{name} {shape[name]}" for name in known)
+    model = config.model.shaped_like(read_encoder(pathlib.Path(start)))
+    told = ("width", "depth", "heads", "patch_size", "positions")
+    text = ", ".join(f"{name} {getattr(model, name)}" for name in told)
     print(f"encoder: {start}, which sets --model: {text}", flush=True)
     return dataclasses.replace(config, model=model)
 
@@ -146,6 +146,8 @@ def _with_its_shape(config: ExperimentConfig) -> ExperimentConfig:
 def _require_images(experiment: Experiment) -> None:
     """Refuses data that a later stage could not use, before an earlier one starts."""
     config, stages = experiment.config, experiment.config.run.stages
+    if "teacher" in stages:
+        config.teacher.steps(experiment.unlabelled.size)
     if "pretrain" in stages:
         config.pretrain.steps(experiment.unlabelled.size)
     if "finetune" in stages or "baselines" in stages:
@@ -178,9 +180,13 @@ def _start(experiment: Experiment):
 def _estimate(experiment: Experiment) -> int:
     """Prints parameters, memory and time of each training stage."""
     config, stages = experiment.config, experiment.config.run.stages
+    images = experiment.unlabelled
+    if "teacher" in stages:
+        method = make_pretraining(as_teacher(experiment))
+        _print_estimate("teacher", method, config.teacher, images)
     if "pretrain" in stages:
-        method = make_pretraining(experiment)
-        images = experiment.unlabelled
+        start = method.exports if "teacher" in stages else start_of(experiment)
+        method = make_pretraining(experiment, start)
         _print_estimate(config.method, method, config.pretrain, images)
     if "finetune" in stages:
         encoder = _start(experiment)
@@ -191,7 +197,7 @@ def _estimate(experiment: Experiment) -> int:
 
 def _print_estimate(name: str, method: Method, settings: OptimisationConfig, split):
     steps, size = settings.steps(split.size), settings.batch_size
-    batches = training_batches(split, batch_size=size, steps=3)
+    batches = training_batches(split, batch_size=size, steps=3, views=method.view_maker)
     seconds = []
     for _ in range(2):  # The first fit holds the trace, the second the steps alone.
         started = time.perf_counter()

@@ -1,5 +1,6 @@
 """Stages that train: pretraining, fine-tuning, and what both are compared with."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -19,11 +20,14 @@ from kerobust.methods import METHODS
 from kerobust.methods.base import Method
 from kerobust.methods.finetune import Finetune, FinetuneConfig
 from kerobust.methods.optimisation import OptimisationConfig, compile_method
+from kerobust.methods.start import Length
+from kerobust.models import ENCODERS
 from kerobust.models.bundle import load_bundle, read_info, save_bundle
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.vit import VisionTransformer
-from kerobust.models.weights import copy_encoder_weights
+from kerobust.models.weights import copy_encoder_weights, copy_weights
 from kerobust.tasks import Classification
+from kerobust.training.callbacks import Probe
 from kerobust.training.fit import fit
 from kerobust.workflows.preparing import Experiment
 
@@ -35,22 +39,59 @@ class StoppedError(Exception):
     """A signal ended the run after saving; the same command continues it."""
 
 
-def pretrain(experiment: Experiment) -> VisionTransformer:
+def pretrain(experiment: Experiment) -> tf.keras.Model:
     """Trains an encoder without labels, or reads it if that is done already."""
-    folder = experiment.workdir / "encoder"
+    _pretrain(experiment, "pretrain", "encoder")
+    return read_encoder(experiment.workdir / "encoder")
+
+
+def train_teacher(experiment: Experiment) -> None:
+    """Trains the DINO encoder that the method starts from, unless that is done."""
+    _pretrain(as_teacher(experiment), "pretrain_teacher", "teacher")
+
+
+def as_teacher(experiment: Experiment) -> Experiment:
+    """Returns the experiment whose pretraining is the stage `teacher`."""
+    config = experiment.config
+    run = dataclasses.replace(config.run, init_from=None)
+    config = dataclasses.replace(
+        config, method="dino", pretrain=config.teacher, run=run
+    )
+    return dataclasses.replace(experiment, config=config)
+
+
+def _pretrain(experiment: Experiment, name: str, bundle: str) -> None:
+    folder = experiment.workdir / bundle
     if not folder.exists():
-        method = make_pretraining(experiment)
+        start = None if bundle == "teacher" else start_of(experiment)
+        method = make_pretraining(experiment, start)
         settings, images = experiment.config.pretrain, experiment.unlabelled
-        seconds = _train(experiment, method, settings, images, "pretrain")
+        seconds = _train(experiment, method, settings, images, name)
         save_bundle(method.exports, folder, _info(experiment, seconds))
-    return read_encoder(folder)
 
 
-def make_pretraining(experiment: Experiment) -> Method:
-    """Returns the compiled pretraining method with new networks."""
+def start_of(experiment: Experiment):
+    """Returns the loaded bundle that pretraining starts from; None = new weights."""
+    teacher = experiment.workdir / "teacher"
+    start = experiment.config.run.init_from
+    if start is None and teacher.exists():
+        start = str(teacher)
+    return None if start is None else load_bundle(start)
+
+
+def make_pretraining(experiment: Experiment, start=None) -> Method:
+    """Returns the compiled pretraining method.
+
+    Args:
+        experiment: The prepared experiment.
+        start: Loaded bundle to start from; None = new networks.
+    """
     config, images = experiment.config, experiment.unlabelled
+    steps = config.pretrain.steps_per_epoch(images.size)
+    length = Length(config.pretrain.epochs, steps)
+    kind, shape = METHODS[config.method], images.image_shape
     with _new_networks(config):
-        method = METHODS[config.method].from_experiment(config, images.image_shape)
+        method = kind.from_experiment(config, shape, length, start)
         compile_method(method, config.pretrain, images.size)
     return method
 
@@ -86,22 +127,39 @@ def make_finetuning(
     task = Classification(experiment.source.num_classes, settings.label_smoothing)
     with _new_networks(config):
         model = Classifier(
-            config.model.build(
-                labelled.image_shape,
-                settings.drop_path,
-                final_norm=settings.pooling == "cls",
-                train_positions=True,
-            ),
+            _encoder_to_tune(experiment, settings, encoder),
             ClassifierHead(task.num_classes, pooling=settings.pooling),
         )
-        if encoder is not None:
-            copy_encoder_weights(encoder, model.encoder)
         method = Finetune(model, task, settings, config.attack, total)
         compile_method(method, settings, labelled.size)
     return method
 
 
-def read_encoder(folder: pathlib.Path) -> VisionTransformer:
+def _encoder_to_tune(experiment: Experiment, settings: FinetuneConfig, encoder):
+    """Returns a new encoder, with the shape and weights of `encoder` if there is one.
+
+    The final norm is left out where the head has its own.
+    """
+    drop_path, final_norm = settings.drop_path, settings.pooling == "cls"
+    if encoder is None:
+        return experiment.config.model.build(
+            experiment.labelled.image_shape,
+            drop_path,
+            final_norm=final_norm,
+            train_positions=True,
+        )
+    if not isinstance(encoder, VisionTransformer):
+        new = type(encoder).from_config(encoder.get_config())
+        copy_weights(encoder, new)
+        return new
+    changes = {"drop_path": drop_path, "final_norm": final_norm}
+    settings_ = {**encoder.get_config(), **changes, "train_positions": True}
+    new = VisionTransformer.from_config(settings_)
+    copy_encoder_weights(encoder, new)
+    return new
+
+
+def read_encoder(folder: pathlib.Path) -> tf.keras.Model:
     """Returns the encoder of a bundle.
 
     Raises:
@@ -113,9 +171,9 @@ def read_encoder(folder: pathlib.Path) -> VisionTransformer:
         found = bundle.encoder
     elif isinstance(bundle, dict):
         found = bundle.get("encoder", ", ".join(bundle))
-    if not isinstance(found, VisionTransformer):
+    if not isinstance(found, tuple(ENCODERS.values())):
         raise UserError(
-            "`--run.init_from` must hold an encoder that is a VisionTransformer. "
+            "`--run.init_from` must hold an encoder. "
             f"Received: init_from={folder} with "
             f"{found if isinstance(found, str) else type(found).__name__}."
         )
@@ -184,6 +242,7 @@ def _train(
             start_step=start_step,
             seed=config.run.seed,
             augment=AUGMENTATIONS[settings.augment],
+            views=method.view_maker,
         )
 
     print(f"{name}: {steps} steps, peak rate {settings.peak_rate():.3g}", flush=True)
@@ -216,21 +275,21 @@ def _seconds(history: list[dict], batch_size: int) -> float:
 
 def _probes(experiment: Experiment, method: Method, steps: int) -> list:
     """Returns what is measured while pretraining: kNN accuracies and pictures."""
-    if not hasattr(method, "pictures"):
+    encoder = method.exports.get("encoder")
+    if encoder is None:
         return []
     splits, config = experiment.source.splits, experiment.config
     every = max(steps // 5, 1)
-    first = next(iter(training_batches(experiment.unlabelled, batch_size=8, steps=1)))
-
-    def pictures(step: int) -> dict:
-        return {"pictures": panel(method.pictures(first))}
-
-    probes = [(every, pictures)]
+    probes: list[Probe] = []
+    if hasattr(method, "pictures"):
+        some = training_batches(experiment.unlabelled, batch_size=8, steps=1)
+        first = next(iter(some))
+        probes.append((every, lambda step: {"pictures": panel(method.pictures(first))}))
     queries = splits["validation"]
     queries = queries.subset(queries.labels != UNLABELLED).thinned(_KNN_QUERIES)
     if queries.size and (splits["train"].labels != UNLABELLED).any():
         bank = experiment.labelled.thinned(_KNN_BANK)
-        knn = OnlineKnn(method.encoder, bank, queries, config.attack)
+        knn = OnlineKnn(encoder, bank, queries, config.attack)
         probes.append((every, lambda step: knn()))
     return probes
 

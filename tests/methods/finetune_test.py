@@ -8,8 +8,7 @@ from kerobust.attacks import AttackConfig
 from kerobust.methods.finetune import Finetune, FinetuneConfig, _divergence
 from kerobust.methods.optimisation import compile_method
 from kerobust.tasks import Classification
-from tests.methods.mimir_test import first_batch
-from tests.methods.tiny import tiny_classifier
+from tests.methods.tiny import first_batch, tiny_classifier
 
 EPSILON = 0.1
 

@@ -3,16 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from kerobust.data import datasets
-from kerobust.data.views import training_batches
 from kerobust.models.mae import pixel_mask
 from kerobust.randomness import fold_in
-from tests.methods.tiny import tiny_pretraining
-
-
-def first_batch(size=16):
-    split = datasets.load(datasets.DataConfig()).splits["train"]
-    return next(iter(training_batches(split, batch_size=size, steps=1, seed=1)))
+from tests.methods.tiny import first_batch, tiny_pretraining
 
 
 def visible_pixels(method, batch):

@@ -1,16 +1,25 @@
 """Networks small enough for tests, on the embedded digits' shape."""
 
+import functools
+
+from kerobust.data import datasets
+from kerobust.data.multicrop import MultiCrop, ViewsConfig
+from kerobust.data.views import training_batches
 from kerobust.experiment import ExperimentConfig
 from kerobust.methods import METHODS
+from kerobust.methods.dino import DinoConfig
+from kerobust.methods.fare import FareConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
+from kerobust.methods.start import Length
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.vit import VisionTransformer, VitConfig
 
 SHAPE = (8, 8, 3)
+LENGTH = Length(epochs=10, steps_per_epoch=10)
 
 
-def tiny_experiment(mae=None, **mimir) -> ExperimentConfig:
+def tiny_experiment(mae=None, dino=None, **mimir) -> ExperimentConfig:
     """Returns an experiment whose networks are 16 wide and 1 deep."""
     return ExperimentConfig(
         model=VitConfig(size="free", width=16, depth=1, heads=2, patch_size=2),
@@ -18,12 +27,39 @@ def tiny_experiment(mae=None, **mimir) -> ExperimentConfig:
             decoder_width=16, decoder_depth=1, decoder_heads=2, **(mae or {})
         ),
         mimir=MimirConfig(**mimir),
+        dino=DinoConfig(
+            prototypes=12,
+            hidden=16,
+            bottleneck=8,
+            frozen_epochs=0.0,
+            drop_path=0.5,
+            **(dino or {}),
+        ),
+        fare=FareConfig(epsilon=0.2, steps=2, step_size=0.1),
+        views=ViewsConfig(local_count=2, local_size=4),
     )
 
 
-def tiny_pretraining(name: str, mae=None, **mimir):
-    """Returns pretraining method `name` with new networks."""
-    return METHODS[name].from_experiment(tiny_experiment(mae, **mimir), SHAPE)
+def tiny_pretraining(name: str, **settings):
+    """Returns pretraining method `name` with new networks; teachers are untrained."""
+    experiment = tiny_experiment(**settings)
+    start = None
+    if name in ("deacl", "fare"):
+        start = experiment.model.build(SHAPE)
+    return METHODS[name].from_experiment(experiment, SHAPE, LENGTH, start)
+
+
+def first_batch(size: int = 16, views: MultiCrop | None = None) -> dict:
+    """Returns a batch of digits with the entries that `views` adds."""
+    return dict(_first_batch(size, None if views is None else views.config))
+
+
+@functools.cache
+def _first_batch(size: int, config: ViewsConfig | None) -> dict:
+    views = None if config is None else MultiCrop(config)
+    split = datasets.load(datasets.DataConfig()).splits["train"]
+    batches = training_batches(split, batch_size=size, steps=1, seed=1, views=views)
+    return next(iter(batches))
 
 
 def tiny_classifier(drop_path: float = 0.0, num_classes: int = 10) -> Classifier:
