@@ -15,7 +15,7 @@ import shlex
 import numpy as np
 import pytest
 
-from kerobust import evaluate, flags, probe, train
+from kerobust import convert, evaluate, flags, probe, train
 from kerobust.models.bundle import save_bundle
 from kerobust.models.heads import Classifier, ClassifierHead
 from tests.cli.bad_input_test import TINY
@@ -23,7 +23,12 @@ from tests.cli.bad_input_test import TINY
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 FLAG_FILES = sorted(ROOT.glob("configs/**/*.flags"))
-MAINS = {"train": train.main, "probe": probe.main, "evaluate": evaluate.main}
+MAINS = {
+    "train": train.main,
+    "probe": probe.main,
+    "evaluate": evaluate.main,
+    "convert": convert.main,
+}
 
 # Command -> what runs it: a target of the Makefile, a test, or a file.
 ELSEWHERE = {
@@ -178,6 +183,17 @@ def test_help_names_every_flag_that_the_pages_mention(capsys):
     assert sorted(item for item in mentioned if item[1] not in known) == []
 
 
+def test_help_of_convert_names_every_flag_of_its_page(capsys):
+    assert convert.main(["convert", "--help"]) == 0
+    known = set(re.findall(r"--(\w+)", capsys.readouterr().out))
+
+    text = (ROOT / "docs" / "weights.md").read_text()
+    mentioned = set(re.findall(r"--([a-z_]+)(?![a-z_.])", text))
+
+    assert len(mentioned) > 8
+    assert sorted(mentioned - known) == []
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -187,6 +203,8 @@ def test_help_names_every_flag_that_the_pages_mention(capsys):
         ("pip install kerobust", "unknown command"),
         ("python -m kerobust.train --data.nam=x", "Did you mean --data.name?"),
         ("python -m kerobust.train --flagfile=configs/no.flags", "existing file"),
+        ("python -m kerobust.convert --weigths=a.pth", "mean --weights?"),
+        ("python -m kerobust.convert --from=dinno", 'Did you mean "dino"?'),
         ("python -m kerobust.probe --attack.epsilon=8", "did you mean 8/255"),
     ],
 )

@@ -24,12 +24,14 @@ from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder
 from kerobust.models.projector import DinoHead
 from kerobust.models.resnet import ResNet
+from kerobust.models.resnet18 import ResNet18
 from kerobust.models.vit import VisionTransformer
 from kerobust.models.weights import assign_weights, named_weights
 
 CLASSES = {
     "VisionTransformer": VisionTransformer,
     "ResNet": ResNet,
+    "ResNet18": ResNet18,
     "MaeDecoder": MaeDecoder,
     "ClassifierHead": ClassifierHead,
     "Classifier": Classifier,

@@ -1,4 +1,4 @@
-"""The residual network for small images, with shortcuts that have no weights."""
+"""Residual networks for small images, and the one whose shortcuts have no weights."""
 
 import tensorflow as tf
 
@@ -28,10 +28,10 @@ class ResidualBlock(tf.keras.layers.Layer):
     def __init__(self, width: int, stride: int = 1, **kwargs):
         super().__init__(**kwargs)
         self.width, self.stride = width, stride
-        self.conv1 = _convolution(width, stride, "conv1")
-        self.norm1 = _batch_norm("norm1")
-        self.conv2 = _convolution(width, 1, "conv2")
-        self.norm2 = _batch_norm("norm2")
+        self.conv1 = convolution(width, stride, "conv1")
+        self.norm1 = batch_norm("norm1")
+        self.conv2 = convolution(width, 1, "conv2")
+        self.norm2 = batch_norm("norm2")
 
     def call(self, maps, training=None):
         """Returns float [B, H / stride, W / stride, width], sizes rounded up.
@@ -45,9 +45,9 @@ class ResidualBlock(tf.keras.layers.Layer):
         padded = maps if self.stride == 1 else tf.pad(maps, _ONE_AROUND)
         branch = tf.nn.relu(self.norm1(self.conv1(padded), training=training))
         branch = self.norm2(self.conv2(branch), training=training)
-        return tf.nn.relu(branch + self._shortcut(maps))
+        return tf.nn.relu(branch + self._shortcut(maps, training))
 
-    def _shortcut(self, maps):
+    def _shortcut(self, maps, training):
         zeros = self.width - maps.shape[-1]
         if self.stride == 1 and zeros == 0:
             return maps
@@ -56,8 +56,62 @@ class ResidualBlock(tf.keras.layers.Layer):
         return tf.pad(kept, [[0, 0], [0, 0], [0, 0], around])
 
 
+class ResidualNetwork(tf.keras.Model):
+    """What residual networks share: a first convolution, then stages of blocks.
+
+    A subclass sets `channels`, `width` (of the last stage), `_mean`, `_std`, `conv1`,
+    `norm1` and `stages` (lists of blocks), then calls `_make_variables`.
+    """
+
+    def _make_variables(self):
+        """Runs the smallest forward there is: one pixel."""
+        with tf.init_scope():
+            self.call(tf.zeros([1, 1, 1, self.channels]), training=False)
+        self.built = True
+
+    def call(self, images, training=None, keys=None) -> Tokens:
+        last = self.feature_maps(images, training=training)[-1]
+        patches = tf.reshape(last, [tf.shape(last)[0], -1, self.width])
+        return Tokens(tf.reduce_mean(patches, axis=1), patches)
+
+    def feature_maps(self, images, training=None, keys=None) -> list[tf.Tensor]:
+        """Returns the output of every stage, float32 [B, H, W, D], finest first.
+
+        H and W are those of the first convolution in the first stage; each later stage
+        halves (rounding up) the sizes and doubles the width.
+        """
+        if images.shape[-1] != self.channels:
+            raise UserError(
+                f"`images` must be [B, H, W, {self.channels}], with the channels that "
+                f"the encoder was built for. Received: images.shape={images.shape}."
+            )
+        images = normalise(images, self._mean, self._std)
+        images = self._padded(images)
+        features = tf.nn.relu(self.norm1(self.conv1(images), training=training))
+        maps = []
+        for stage in self.stages:
+            for block in stage:
+                features = block(features, training=training)
+            maps.append(tf.cast(features, tf.float32))
+        return maps
+
+    def layer_groups(self) -> list[list[tf.Variable]]:
+        """Returns the trainable variables from input to output.
+
+        Group 0 holds the first convolution, group k block k counted through the stages
+        from 1, the last one nothing: there is no final norm.
+        """
+        first = self.conv1.trainable_variables + self.norm1.trainable_variables
+        blocks = [block for stage in self.stages for block in stage]
+        return [first, *(block.trainable_variables for block in blocks), []]
+
+    def _padded(self, images):
+        """Returns what the first convolution reads; a subclass may pad it."""
+        return images
+
+
 @tf.keras.saving.register_keras_serializable("kerobust")
-class ResNet(tf.keras.Model):
+class ResNet(ResidualNetwork):
     """Encodes images of any size with three stages of residual blocks.
 
     A convolution, then (depth - 2) / 6 blocks each of 16, 32 and 64 channels; stages 2
@@ -119,8 +173,8 @@ class ResNet(tf.keras.Model):
         self._make_variables()
 
     def _make_layers(self):
-        self.conv1 = _convolution(WIDTHS[0], 1, "conv1")
-        self.norm1 = _batch_norm("norm1")
+        self.conv1 = convolution(WIDTHS[0], 1, "conv1")
+        self.norm1 = batch_norm("norm1")
         self.stages = [
             [
                 ResidualBlock(
@@ -133,47 +187,6 @@ class ResNet(tf.keras.Model):
             for stage, width in enumerate(WIDTHS)
         ]
 
-    def _make_variables(self):
-        """Runs the smallest forward there is: one pixel."""
-        with tf.init_scope():
-            self.call(tf.zeros([1, 1, 1, self.channels]), training=False)
-        self.built = True
-
-    def call(self, images, training=None, keys=None) -> Tokens:
-        last = self.feature_maps(images, training=training)[-1]
-        patches = tf.reshape(last, [tf.shape(last)[0], -1, self.width])
-        return Tokens(tf.reduce_mean(patches, axis=1), patches)
-
-    def feature_maps(self, images, training=None, keys=None) -> list[tf.Tensor]:
-        """Returns the output of every stage, float32 [B, H, W, D], finest first.
-
-        H, W and D are those of the images and 16 in the first stage; each later stage
-        halves (rounding up) the sizes and doubles the width.
-        """
-        if images.shape[-1] != self.channels:
-            raise UserError(
-                f"`images` must be [B, H, W, {self.channels}], with the channels that "
-                f"the encoder was built for. Received: images.shape={images.shape}."
-            )
-        images = normalise(images, self._mean, self._std)
-        features = tf.nn.relu(self.norm1(self.conv1(images), training=training))
-        maps = []
-        for stage in self.stages:
-            for block in stage:
-                features = block(features, training=training)
-            maps.append(tf.cast(features, tf.float32))
-        return maps
-
-    def layer_groups(self) -> list[list[tf.Variable]]:
-        """Returns the trainable variables from input to output.
-
-        Group 0 holds the first convolution, group k block k counted through the stages
-        from 1, the last one nothing: there is no final norm.
-        """
-        first = self.conv1.trainable_variables + self.norm1.trainable_variables
-        blocks = [block for stage in self.stages for block in stage]
-        return [first, *(block.trainable_variables for block in blocks), []]
-
     def get_config(self):
         return {
             "depth": self.depth,
@@ -183,13 +196,15 @@ class ResNet(tf.keras.Model):
         }
 
 
-def _convolution(width: int, stride: int, name: str) -> tf.keras.layers.Conv2D:
-    """Returns a 3x3 convolution; at stride 2 the caller pads."""
+def convolution(
+    width: int, stride: int, name: str, *, side: int = 3, padding: str | None = None
+) -> tf.keras.layers.Conv2D:
+    """Returns a convolution without bias; at stride 2 the caller pads."""
     return tf.keras.layers.Conv2D(
         width,
-        3,
+        side,
         stride,
-        padding="same" if stride == 1 else "valid",
+        padding=padding or ("same" if stride == 1 else "valid"),
         use_bias=False,
         kernel_initializer=tf.keras.initializers.VarianceScaling(
             2.0, distribution="untruncated_normal"
@@ -198,7 +213,8 @@ def _convolution(width: int, stride: int, name: str) -> tf.keras.layers.Conv2D:
     )
 
 
-def _batch_norm(name: str) -> tf.keras.layers.BatchNormalization:
+def batch_norm(name: str) -> tf.keras.layers.BatchNormalization:
+    """Returns a batch norm with PyTorch's epsilon and momentum."""
     return tf.keras.layers.BatchNormalization(
         epsilon=1e-5, momentum=0.9, synchronized=True, name=name
     )

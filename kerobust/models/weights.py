@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from kerobust.config import UserError
-from kerobust.models.vit import VisionTransformer
+from kerobust.models.positions import resize_positions
+from kerobust.models.transformer import VisionTransformer
 
 
 def named_weights(model: tf.keras.layers.Layer) -> dict[str, tf.Variable]:
@@ -84,21 +85,30 @@ def copy_encoder_weights(source: VisionTransformer, target: VisionTransformer) -
     """Copies a pretrained encoder into one that is built for fine-tuning.
 
     The target may lack the final norm, train positions that are fixed in the source
-    (they start at the source's values) and have another drop path.
+    (they start at the source's values), have another drop path, and another patch grid
+    if the source has an `interpolation`, by which its positions are then fitted.
 
     Raises:
-        UserError: If the patch grids differ, or if any other weight is missing,
+        UserError: If the patch grids differ and the source has no `interpolation` or
+            the positions of the target are fixed, or if any other weight is missing,
             unexpected or of another shape; nothing is copied then.
     """
-    if source.grid != target.grid:
+    trained = "positions" in named_weights(target)
+    if source.grid != target.grid and not (trained and source.interpolation):
         raise UserError(
-            "`target` must have the patch grid of the source: positions are not "
-            f"interpolated. Received: source.grid={source.grid}, "
-            f"target.grid={target.grid}. Keep --data.image_size and --model.patch_size."
+            "`target` must have the patch grid of the source, unless positions are "
+            "interpolated (--model.interpolation) and trained. Received: "
+            f"source.grid={source.grid}, target.grid={target.grid}. "
+            "Keep --data.image_size and --model.patch_size."
         )
     values = {name: each.numpy() for name, each in named_weights(source).items()}
     if target.norm is None:
         values = {name: v for name, v in values.items() if not name.startswith("norm/")}
-    if "positions" in named_weights(target):
-        values["positions"] = np.array(source.positions)
+    if trained:
+        positions = tf.convert_to_tensor(source.positions)
+        if source.interpolation:
+            positions = resize_positions(
+                positions, source.grid, target.grid, source.interpolation
+            )
+        values["positions"] = positions.numpy()
     assign_weights(target, values, "the source encoder")

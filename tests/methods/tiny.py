@@ -7,36 +7,51 @@ from kerobust.data.multicrop import MultiCrop, ViewsConfig
 from kerobust.data.views import training_batches
 from kerobust.experiment import ExperimentConfig
 from kerobust.methods import METHODS
+from kerobust.methods.deacl import DeaclConfig
 from kerobust.methods.dino import DinoConfig
 from kerobust.methods.fare import FareConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
+from kerobust.methods.rodino import RodinoConfig
 from kerobust.methods.start import Length
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.vit import VisionTransformer, VitConfig
 
 SHAPE = (8, 8, 3)
+DINO = {
+    "prototypes": 12,
+    "hidden": 16,
+    "bottleneck": 8,
+    "frozen_epochs": 0.0,
+    "drop_path": 0.5,
+}
+VIEWS = {"local_count": 2, "local_size": 4}
 LENGTH = Length(epochs=10, steps_per_epoch=10)
 
 
-def tiny_experiment(mae=None, dino=None, **mimir) -> ExperimentConfig:
+def tiny_experiment(
+    mae=None, dino=None, views=None, rodino=None, deacl=None, **mimir
+) -> ExperimentConfig:
     """Returns an experiment whose networks are 16 wide and 1 deep."""
     return ExperimentConfig(
-        model=VitConfig(size="free", width=16, depth=1, heads=2, patch_size=2),
+        model=VitConfig(
+            size="free",
+            width=16,
+            depth=1,
+            heads=2,
+            patch_size=2,
+            mean=(0.3,),
+            std=(0.4,),
+        ),
         mae=MaeConfig(
             decoder_width=16, decoder_depth=1, decoder_heads=2, **(mae or {})
         ),
         mimir=MimirConfig(**mimir),
-        dino=DinoConfig(
-            prototypes=12,
-            hidden=16,
-            bottleneck=8,
-            frozen_epochs=0.0,
-            drop_path=0.5,
-            **(dino or {}),
-        ),
+        dino=DinoConfig(**{**DINO, **(dino or {})}),
+        rodino=RodinoConfig(**(rodino or {})),
+        deacl=DeaclConfig(**(deacl or {})),
         fare=FareConfig(epsilon=0.2, steps=2, step_size=0.1),
-        views=ViewsConfig(local_count=2, local_size=4),
+        views=ViewsConfig(**{**VIEWS, **(views or {})}),
     )
 
 

@@ -10,10 +10,11 @@ from kerobust.models.positions import (
     resize_positions,
     sincos_2d,
 )
-from tests.goldens.closed_form import checks
+from tests.goldens.closed_form import arrays, checks
 from tests.models.filled import formula
 
 SHA256 = "841065bda02673aec62e78177271a9bada832a636becb22b2c3095e0270b9c5e"
+TORCH_SHA256 = "3529be6a8cab9ecd45745fb1c9f5b652fcdc8e1477ad9c002d3ee07e324685d8"
 DINO_SHA256 = "30fefbc4b8b9f77c89b3d6a0b97e0bc70770cafa0650c25fe4e7e1d3bf8237dd"
 
 
@@ -88,3 +89,16 @@ def test_twice_as_many_places_read_a_quarter_beside_the_old_ones(rule):
     near = [(parameter + 2) * x**3 - (parameter + 3) * x**2 + 1 for x in (0.75, 0.25)]
     expected = [0, 0, far[0], *near, far[1], 0, 0]
     np.testing.assert_allclose(matrix[8], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", INTERPOLATIONS)
+@pytest.mark.parametrize("new", [(4, 6), (10, 5), (3, 3), (14, 14)])
+def test_every_rule_equals_that_of_its_source_in_torch(rule, new):
+    golden = arrays("torch_encoders.npz", TORCH_SHA256)
+    expected = golden[f"positions_{rule}_{new[0]}x{new[1]}"]
+    table = np.random.RandomState(1).standard_normal([49, 2])
+    table = np.concatenate([np.zeros([1, 2]), table])
+
+    found = resize_positions(table, (7, 7), new, rule)
+
+    np.testing.assert_allclose(found[1:], expected.reshape(-1, 2), rtol=1e-6, atol=1e-6)

@@ -48,6 +48,19 @@ def test_a_pretrained_encoder_goes_into_one_for_finetuning(positions):
     np.testing.assert_allclose(target(IMAGES).patches, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_a_source_with_a_rule_goes_into_an_encoder_for_other_images(positions):
+    source = encoder(positions=positions, interpolation="dino")
+    options = {"width": 16, "depth": 1, "heads": 2, "train_positions": True}
+    target = VisionTransformer((6, 8), 2, positions=positions, **options)
+    images = np.random.default_rng(0).uniform(size=[3, 6, 8, 3]).astype(np.float32)
+
+    copy_encoder_weights(source, target)
+
+    expected = source(images).patches
+    np.testing.assert_allclose(target(images).patches, expected, atol=1e-5)
+
+
 def test_fixed_positions_become_the_start_of_learned_ones():
     source, target = encoder(), for_finetuning(positions="learned")
 
@@ -81,6 +94,7 @@ def test_weights_are_copied_into_mirrored_variables():
             r"cls_token has shape \(1, 1, 32\) instead of \(1, 1, 16\)",
         ),
         ({}, {"patch_size": 1}, r"source.grid=\(2, 2\), target.grid=\(4, 4\)"),
+        ({"interpolation": "mae"}, {"patch_size": 1}, r"target.grid=\(4, 4\)"),
     ],
 )
 def test_encoders_that_do_not_fit_are_refused_and_left_alone(source, target, message):
