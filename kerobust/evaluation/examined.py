@@ -4,12 +4,13 @@ from kerobust.config import format_number
 from kerobust.evaluation.parts import Grid, Section, percent
 
 _ATTACK = (
-    "The attack maximises the mean squared distance of the class token from its "
-    "clean one, from a random start, in {steps} steps of 2.5 epsilon / steps, on "
-    "{images} images, right or wrong; it knows neither labels nor head, whatever the "
-    "head reads. Cosine = 1 - cosine of attacked and clean class token, l2 = their "
-    "Euclidean distance, q90 = what nine tenths of the images do not exceed. Embed %: "
-    "right without attack and under it, judged by the classifier."
+    "The attack maximises the mean squared distance of the class token from its clean "
+    "one, from a random start, in {steps} steps of 2.5 epsilon / steps, on {images} "
+    "images, right or wrong; it knows neither labels nor head, and moves the class "
+    "token even if the head reads other features. Cosine = 1 - cosine of attacked and "
+    "clean class token, l2 = their Euclidean distance, q90 = what nine tenths of the "
+    "images do not exceed. Embed %: right without attack and under it, judged by the "
+    "classifier."
 )
 _NEIGHBOURS = (
     "Weighted vote of the k labelled training images, never attacked, with the nearest "

@@ -14,6 +14,7 @@ from kerobust.models.bundle import load_bundle, read_info
 from kerobust.models.foreign import is_foreign, load_foreign
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.workflows.preparing import Experiment
+from kerobust.workflows.training import read_encoder
 
 _BATCH = 256  # Images whose features are computed at once.
 _LINEAR = "linear"  # What a probe cost: nothing to speak of.
@@ -126,18 +127,18 @@ def _probed(experiment: Experiment) -> Iterator[Contender]:
 
 
 def _teacher(experiment: Experiment) -> pathlib.Path | None:
-    """Returns the bundle from which the encoder was taught, None if there is none."""
+    """Returns the bundle that pretraining started from, None if there is none."""
     folder, start = experiment.workdir / "teacher", experiment.config.run.init_from
-    if folder.exists():
-        return folder
-    return None if start is None else pathlib.Path(start)
+    if start is not None:
+        return pathlib.Path(start)
+    return folder if folder.exists() else None
 
 
 def _probe(experiment: Experiment, name: str, folder: pathlib.Path) -> Contender:
     """Returns the standard linear fine-tuning of the encoder in a bundle."""
     features, split = experiment.config.evaluate.features, experiment.labelled
     classes = experiment.source.num_classes
-    probe = linear_probe(load_encoder(folder), split, classes, features)
+    probe = linear_probe(read_encoder(folder), split, classes, features)
     return Contender(name, probe, _cost("pretrained", folder), f"SLF, {features}")
 
 
@@ -150,9 +151,8 @@ def _baseline_probes(experiment: Experiment, own: bool) -> Iterator[Contender]:
     """
     config, labelled = experiment.config, experiment.labelled
     arms, classes = config.baselines.arms, experiment.source.num_classes
-    trained = {config.method: "encoder", "teacher": "teacher"} if own else {}
-    for name, folder in trained.items():
-        if (experiment.workdir / folder).exists():
+    for name, folder in {config.method: "encoder", "teacher": "teacher"}.items():
+        if own and (experiment.workdir / folder).exists():
             found = _probe(experiment, f"{name} probe", experiment.workdir / folder)
             yield found._replace(cost=_LINEAR)
     features = config.evaluate.features
@@ -180,25 +180,6 @@ def _arm_protocol(config, arm: str) -> str:
     return protocol(
         settings.replace(attack="natural") if arm == "natural" else settings
     )
-
-
-def load_encoder(folder: pathlib.Path):
-    """Returns the encoder of a bundle: its own, its classifier's or its member's.
-
-    Raises:
-        UserError: If the bundle holds none.
-    """
-    found = load_bundle(folder)
-    if isinstance(found, dict):
-        found = found.get("encoder", ", ".join(found))
-    encoder = getattr(found, "encoder", found)
-    if not hasattr(encoder, "layer_groups"):
-        known = found if isinstance(found, str) else type(found).__name__
-        raise UserError(
-            "`--run.init_from` must hold a classifier or an encoder to evaluate. "
-            f"Received: init_from={folder} with {known}."
-        )
-    return encoder
 
 
 def _foreign(experiment: Experiment, start: str):

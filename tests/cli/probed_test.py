@@ -26,9 +26,9 @@ SHORT = (
 def workdir(tmp_path_factory):
     """Returns a run folder with an encoder and its teacher."""
     folder = tmp_path_factory.mktemp("probed")
-    vit = VisionTransformer((8, 8), 2, 16, 1, 2)
-    save_bundle({"encoder": vit}, folder / "encoder", {"seconds": 3.0})
-    save_bundle({"encoder": ResNet(8)}, folder / "teacher", {})
+    for name, info in (("encoder", {"seconds": 3.0}), ("teacher", {})):
+        encoder = VisionTransformer((8, 8), 2, 16, 1, 2)
+        save_bundle({"encoder": encoder}, folder / name, info)
     return folder
 
 
@@ -55,7 +55,7 @@ def test_an_encoder_and_its_teacher_are_compared_by_probes(workdir):
     assert "ALF =" not in text
 
 
-def test_the_start_is_the_teacher_if_the_run_made_none(workdir, tmp_path):
+def test_the_start_is_the_teacher(workdir, tmp_path):
     shutil.copytree(workdir / "encoder", tmp_path / "encoder")
     flags = [f"--run.init_from={workdir / 'teacher'}", f"--run.workdir={tmp_path}"]
 
@@ -91,8 +91,9 @@ def test_encoders_are_examined_and_both_attacks_drawn(workdir, tmp_path):
     assert b"mae SLF/attention" in events.read_bytes()
 
 
-def test_an_encoder_from_elsewhere_is_probed(workdir, tmp_path):
-    flags = [f"--run.init_from={workdir / 'teacher'}", f"--run.workdir={tmp_path}"]
+def test_an_encoder_from_elsewhere_is_probed(tmp_path):
+    save_bundle(ResNet(8), tmp_path / "resnet", {})
+    flags = [f"--run.init_from={tmp_path / 'resnet'}", f"--run.workdir={tmp_path}"]
 
     assert evaluate.main(["evaluate", *SHORT, *flags]) == 0
 
@@ -114,4 +115,4 @@ def test_a_bundle_without_an_encoder_is_refused(tmp_path, capsys):
     code = evaluate.main(["evaluate", *SHORT, f"--run.workdir={tmp_path}", start])
 
     outcome = code, capsys.readouterr().err
-    assert_refused(outcome, "`--run.init_from`", "to evaluate", "with decoder")
+    assert_refused(outcome, "`--run.init_from`", "hold an encoder", "with decoder")
