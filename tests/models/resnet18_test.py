@@ -234,6 +234,21 @@ def test_inference_knows_no_batch_mates_and_training_does():
     assert np.abs(encoder(IMAGES, training=True).cls - together).max() > 1e-3
 
 
+def test_training_records_the_statistics_of_every_batch_norm():
+    encoder = small()
+    before = encoder.get_weights()
+
+    encoder(IMAGES, training=True)
+
+    changed = [
+        weight.name.split("/")[-1].split(":")[0]
+        for weight, old in zip(encoder.weights, before, strict=True)
+        if np.any(weight.numpy() != old)
+    ]
+    # 17 after convolutions of 3 x 3, 3 after projections.
+    assert sorted(changed) == ["moving_mean"] * 20 + ["moving_variance"] * 20
+
+
 def test_all_variables_exist_and_are_grouped_from_input_to_output():
     encoder = small()
     before = [variable.name for variable in encoder.weights]

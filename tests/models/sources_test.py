@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kerobust.config import UserError
-from kerobust.models import VisionTransformer, ignored_names, load_vit, to_torch_names
+from kerobust.models import ignored_names, load_vit
 from kerobust.models.positions import resize_positions
 from tests.goldens.closed_form import arrays
 from tests.models.filled import dinov2_shapes, drawn, vit_shapes
@@ -92,46 +92,6 @@ def test_stored_positions_stay_as_they_are():
     encoder = load_vit(state, "mae")
 
     np.testing.assert_array_equal(encoder.positions, state["pos_embed"][0])
-
-
-@pytest.mark.parametrize(
-    ("source", "prefix"),
-    [
-        ("dino", "module.backbone."),
-        ("dino", "backbone."),
-        ("mae", "encoder."),
-        ("timm", "_orig_mod.module."),
-        ("timm", "model.module.encoder."),
-    ],
-)
-def test_prefixes_do_not_matter(source, prefix):
-    state = drawn(vit_shapes(*SHAPE))
-    images = pictures(12, 12)
-    expected = load_vit(state, source)(images).cls
-
-    longer = {prefix + name: each for name, each in state.items()}
-
-    np.testing.assert_array_equal(load_vit(longer, source)(images).cls, expected)
-
-
-@pytest.mark.parametrize(
-    ("source", "beside"),
-    [
-        ("dino", ["head.mlp.0.weight", "head.last_layer.weight_g"]),
-        ("dinov2", ["mask_token", "dino_head.mlp.0.bias", "ibot_head.last_layer.w"]),
-        ("mae", ["mask_token", "decoder_pos_embed", "decoder_blocks.0.norm1.bias"]),
-        ("timm", ["head.weight", "head.bias"]),
-    ],
-)
-def test_what_no_encoder_needs_is_left_out_by_name(source, beside):
-    state = drawn(vit_shapes(*SHAPE))
-    images = pictures(12, 12)
-    more = {**state, **{name: np.ones(3) for name in beside}}
-
-    assert sorted(ignored_names(more, source)) == sorted(beside)
-    np.testing.assert_array_equal(
-        load_vit(more, source)(images).cls, load_vit(state, source)(images).cls
-    )
 
 
 def test_heads_beside_a_backbone_are_left_out():
@@ -293,28 +253,6 @@ def test_any_hidden_width_is_found(hidden):
     assert encoder.blocks[0].mlp.expand.units == hidden
 
 
-def test_timm_names_come_back_exactly():
-    state = drawn(vit_shapes(*SHAPE))
-
-    found = to_torch_names(load_vit(state, "timm"))
-
-    assert found.keys() == state.keys()
-    for name, each in state.items():
-        np.testing.assert_array_equal(found[name], each)
-        assert found[name].flags.c_contiguous
-
-
-def test_fixed_positions_come_out_as_an_array():
-    encoder = VisionTransformer((8, 8), 4, 64, 1, 1, mean=(0.5,), std=(0.25,))
-    images = pictures(8, 8)
-
-    names = to_torch_names(encoder)
-
-    np.testing.assert_array_equal(names["pos_embed"][0], encoder.positions)
-    again = load_vit(names, "timm", mean=(0.5,), std=(0.25,))
-    np.testing.assert_array_equal(again(images).cls, encoder(images).cls)
-
-
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_arrays_of_another_precision_become_float32(dtype):
     state = {
@@ -326,20 +264,3 @@ def test_arrays_of_another_precision_become_float32(dtype):
     assert {each.dtype.name for each in encoder.weights} == {"float32"}
     expected = state["cls_token"].astype(np.float32)
     np.testing.assert_array_equal(encoder.cls_token, expected)
-
-
-@pytest.mark.parametrize("gated", [None, 344])
-def test_timm_names_of_dinov2_compute_the_same(gated):
-    shapes = dinov2_shapes(128, 2, 4, 10, gated=gated, registers=4)
-    encoder, images = load_vit(drawn(shapes), "dinov2"), pictures(12, 12)
-
-    names = to_torch_names(encoder)
-
-    # As timm's `no_embed_class`: the class token holds its position.
-    assert names["pos_embed"].shape == (1, 9, 128)
-    assert names["reg_token"].shape == (1, 4, 128)
-    again = load_vit(names, "timm")
-    np.testing.assert_array_equal(again(images).patches, encoder(images).patches)
-    twice = to_torch_names(again)
-    for name, each in names.items():
-        np.testing.assert_array_equal(twice[name], each)

@@ -30,8 +30,8 @@ def randomised(**options):
 
 
 def test_registers_stand_without_positions_between_class_token_and_patches():
-    encoder = randomised(registers=3, depth=1)
-    plain = small(depth=1)
+    encoder = randomised(registers=3, depth=1, positions="learned")
+    plain = small(depth=1, positions="learned")
     values = {name: each.numpy() for name, each in named_weights(encoder).items()}
     registers = values.pop("register_tokens")
     for name, weight in named_weights(plain).items():
