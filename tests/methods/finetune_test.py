@@ -8,7 +8,10 @@ from kerobust.attacks import AttackConfig
 from kerobust.methods.finetune import Finetune, FinetuneConfig, _divergence
 from kerobust.methods.optimisation import compile_method
 from kerobust.tasks import Classification
+from tests.goldens.closed_form import checks
+from tests.methods.dino_test import GOLDENS, SHA256
 from tests.methods.tiny import first_batch, tiny_classifier
+from tests.models.filled import formula
 
 EPSILON = 0.1
 
@@ -37,6 +40,25 @@ def test_the_attack_stays_in_the_ball_and_raises_its_objective(attack):
     targets = method._attack_targets(batch)
     clean = np.mean(method.objective(batch["images"], targets))
     assert np.mean(method.objective(seen["adversarial"], targets)) > clean
+
+
+def test_the_loss_of_trades_is_that_of_the_original():
+    golden = checks(GOLDENS, SHA256)["A3"]
+    clean, attacked = (
+        tf.constant(formula(golden["inputs"][name]), tf.float32)
+        for name in ("logits_nat", "logits_adv")
+    )
+    method = make(attack="trades", trades_beta=6.0, label_smoothing=0.0)
+    method._logits = lambda images, *_: images  # The batch holds the logits.
+    labels = tf.constant([0, 3, 5, 7, 9])
+    batch = {"images": clean, "adversarial": attacked, "labels": labels}
+
+    terms = method.loss_terms(batch, training=True)
+
+    expected = golden["expected"]
+    np.testing.assert_allclose(terms["classification"], expected["ce"], rtol=1e-6)
+    np.testing.assert_allclose(terms["divergence"] / 6, expected["kl"], rtol=1e-5)
+    np.testing.assert_allclose(sum(terms.values()), expected["loss"], rtol=1e-6)
 
 
 def test_natural_training_perturbs_nothing():
