@@ -12,6 +12,7 @@ from benchmarks import (
     attack_throughput,
     memory,
     mimir_step,
+    ssl_step,
     training_options,
 )
 from benchmarks._attackers import BOUND, CONTENDERS, HALF, OWN
@@ -167,6 +168,26 @@ def test_mimir_step_writes_table_and_rounds(tmp_path, capsys, monkeypatch):
     assert set(found["seconds"]) == {"mae", "mimir", *mimir_step.PASSES}
     assert all(len(values) == 2 for values in found["seconds"].values())
     assert found["settings"]["model.width"] == "16"
+
+
+def test_ssl_step_writes_table_and_rounds(tmp_path, capsys):
+    small = flags(tmp_path, rounds=2, batch=4, width=16, depth=1, steps=2)
+
+    code = ssl_step.main(small)
+
+    assert code == 0
+    assert "| fare     |" in capsys.readouterr().out
+    found = read(tmp_path, "ssl_step")
+    for name in ssl_step.METHODS_TIMED:
+        seconds = found[name]["seconds"]
+        assert set(seconds) == {"step", *ssl_step.PASSES}
+        assert all(len(values) == 2 for values in seconds.values())
+
+
+def test_the_excess_is_the_step_over_the_sum_of_its_passes():
+    seconds = {"step": [6.0], "teacher": [0.5], "attack": [3.0], "update": [1.5]}
+
+    assert ssl_step.excess(seconds) == [1.2]
 
 
 def test_training_options_writes_table_and_rounds(tmp_path, capsys, monkeypatch):

@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from benchmarks import _pages
-from benchmarks.experiments import results, running, tune
+from benchmarks.experiments import encoders, results, running, tune
+from benchmarks.experiments.encoders import ENCODERS
 from benchmarks.experiments.tables import MAIN, TABLES
 from kerobust import flags
 
@@ -78,6 +79,53 @@ def test_every_command_of_a_table_is_a_valid_one(command, tmp_path, monkeypatch,
     assert [config.mimir.weight > 0 for config in configs[:2]] == [True, False]
     assert all(config.run.seed == 3 for config in configs)
     assert [("baselines" in config.run.stages) for config in configs] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_every_arm_of_encoders_is_taught_by_the_first(
+    command, tmp_path, monkeypatch, name
+):
+    calls = command("true")
+    monkeypatch.setattr("benchmarks.experiments.encoders.RUNS", tmp_path)
+    table = ENCODERS[name]
+
+    table.run(seed=3, extra=["--data.dir=somewhere"])
+
+    configs = [flags.parse(arguments[3:]).config for arguments in calls]
+    arms = list(table.arms)
+    trained, tested = configs[: len(arms)], configs[len(arms) :]
+    assert [config.run.stages for config in trained] == [("pretrain",)] * len(arms)
+    assert [config.run.stages for config in tested] == [("evaluate",)] * len(arms)
+    assert [config.method for config in trained] == [arm.split("_")[0] for arm in arms]
+    teacher = str(table.workdir("dino", 3) / "encoder")
+    starts = [config.run.init_from for config in trained]
+    assert starts == [None] + [teacher] * (len(arms) - 1)
+    # An evaluation must find the folder of its training as it was left.
+    for first, second in zip(trained, tested, strict=True):
+        assert first.run.workdir == second.run.workdir
+        assert (first.deacl, first.fare) == (second.deacl, second.fare)
+        assert first.pretrain == second.pretrain
+
+
+def test_tables_of_encoders_hold_means_of_the_seeds_and_differences_to_the_teacher():
+    def result(right):
+        return {
+            "examples": {"clean": [1, 1], "worst": right, "robust": {"pgd": right}},
+            "robust": {"pgd": {}},
+            "curve": [{"epsilon": 8 / 255, "robust_accuracy": sum(right) / 2}],
+        }
+
+    found = [
+        {"dino": result([0, 0]), "deacl": result([1, 1])},
+        {"dino": result([0, 0]), "deacl": result([1, 0])},
+    ]
+
+    accuracy = encoders._accuracy(found[0], found).splitlines()
+    curves = encoders._curves(found[0], found, "curve").splitlines()
+
+    assert "| deacl | 100.0 ± 0.0 | 75.0 ± 35.4 | 75.0 ± 35.4 | +75.0 [" in accuracy[3]
+    assert curves[0].split() == ["|", "arm", "|", "8/255", "|"]
+    assert curves[3].split() == ["|", "deacl", "|", "75.0", "|"]
 
 
 @pytest.mark.parametrize("name", sorted(tune.SEARCHES))
