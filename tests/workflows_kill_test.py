@@ -29,9 +29,19 @@ COMMAND = (
 )
 
 
-def start(workdir, code=None) -> subprocess.Popen:
+RODINO = (
+    "--method=rodino",
+    "--rodino.steps=1",
+    "--dino.prototypes=12",
+    "--dino.hidden=16",
+    "--dino.bottleneck=8",
+    "--dino.frozen_epochs=0.2",
+)
+
+
+def start(workdir, code=None, more=()) -> subprocess.Popen:
     """Starts `kerobust.train`, or `code` followed by it, in a process of its own."""
-    arguments = ["train", f"--run.workdir={workdir}", *COMMAND]
+    arguments = ["train", f"--run.workdir={workdir}", *COMMAND, *more]
     program = f"{code or ''}\nimport sys\nfrom kerobust import train\n"
     program += f"sys.exit(train.main({arguments!r}))"
     return subprocess.Popen(
@@ -43,8 +53,8 @@ def start(workdir, code=None) -> subprocess.Popen:
     )
 
 
-def finish(workdir) -> str:
-    process = start(workdir)
+def finish(workdir, more=()) -> str:
+    process = start(workdir, more=more)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
@@ -110,8 +120,8 @@ def uninterrupted(tmp_path_factory):
     return result(workdir)
 
 
-def survive(workdir, code, expected_code) -> None:
-    process = start(workdir, code)
+def survive(workdir, code, expected_code, more=()) -> None:
+    process = start(workdir, code, more)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == expected_code, output
 
@@ -140,6 +150,19 @@ def test_sigterm_saves_and_stops_with_code_75(tmp_path, uninterrupted):
     finish(tmp_path)
 
     assert_same(result(tmp_path), uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_kill_changes_nothing_of_teacher_head_and_centre(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(whole, RODINO)
+    survive(killed, kill_at_step(17), -signal.SIGKILL, RODINO)
+
+    finish(killed, RODINO)
+
+    found = result(whole)
+    assert any("centre" in name for name in found)
+    assert_same(result(killed), found)
 
 
 @pytest.mark.slow

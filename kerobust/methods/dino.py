@@ -151,10 +151,12 @@ class Dino(Method):
             f"must be at least `--dino.smallest_batch` ({config.smallest_batch})",
             "Raise it: the centre of DINO needs many images per update.",
         )
-        encoder = new_encoder(experiment, image_shape, start, config.drop_path)
+        side, (*size, channels) = experiment.views.global_size, image_shape
+        shape = (*(size if side is None else (side, side)), channels)
+        encoder = new_encoder(experiment, shape, start, config.drop_path)
         head = _make_head(config, encoder.width, start)
         maker = MultiCrop(cls._view_settings(experiment))
-        _check_crops(encoder, maker.config, image_shape)
+        _check_crops(encoder, maker.config, shape)
         more = cls._settings(experiment)
         return cls(encoder, head, config, maker, length, *more)
 
