@@ -4,10 +4,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from kerobust.attacks import PGD
-from kerobust.config import Config, UserError, setting
+from kerobust.config import UserError, setting
 from kerobust.losses.similarity import cosine_similarity, spread
 from kerobust.methods.base import Batch, Method
+from kerobust.methods.inner_attack import InnerAttackConfig
 from kerobust.methods.start import Length, encoder_of
 from kerobust.methods.teacher import frozen_copy
 from kerobust.models.weights import copy_weights
@@ -17,11 +17,9 @@ from kerobust.types import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class FrozenTeacherConfig(Config):
+class FrozenTeacherConfig(InnerAttackConfig):
     """The attack, and what of the encoders is compared."""
 
-    norm: str = setting("linf", "Norm of the attack.", choices=("linf", "l2", "l1"))
-    epsilon: float = setting(8 / 255, "Radius of the attack, pixel units.", low=0)
     steps: int = setting(5, "Steps of the attack.", low=1)
     step_size: float | None = setting(
         2 / 255, "Step of the attack, pixel units; empty = 2.5 epsilon / steps.", low=0
@@ -86,13 +84,7 @@ class FrozenTeacher(Method):
         super().__init__(**kwargs)
         self.encoder, self.teacher = student, teacher
         self.config = config
-        self.attack = PGD(
-            config.epsilon,
-            norm=config.norm,
-            steps=config.steps,
-            step_size=config.step_size,
-            random_start=True,
-        )
+        self.attack = config.attack()
 
     @classmethod
     def from_experiment(cls, experiment, image_shape, length: Length, start=None):

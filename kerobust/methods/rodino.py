@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from kerobust.attacks import PGD, Objective
-from kerobust.config import Config, setting
+from kerobust.attacks import Objective
+from kerobust.config import setting
 from kerobust.losses.dino import teacher_probabilities
 from kerobust.losses.similarity import cosine_similarity
 from kerobust.methods.base import Batch
 from kerobust.methods.dino import Dino
+from kerobust.methods.inner_attack import InnerAttackConfig
 from kerobust.randomness import fold_in
 
 ADVERSARIAL = "adversarial"
@@ -18,8 +19,8 @@ _VARIANTS = {"v1": (ADVERSARIAL,), "v2": ("global_1", "global_2", ADVERSARIAL)}
 
 
 @dataclasses.dataclass(frozen=True)
-class RodinoConfig(Config):
-    """The attacked view of RoDINO."""
+class RodinoConfig(InnerAttackConfig):
+    """The attacked view of RoDINO; its code takes 50 steps of 0.01."""
 
     SECTION = "rodino"
 
@@ -53,15 +54,7 @@ class RodinoConfig(Config):
         " clean class token), embed_cosine, or soft_ce (cross-entropy to the teacher).",
         choices=("embed_mse", "embed_cosine", "soft_ce"),
     )
-    norm: str = setting("linf", "Norm of the attack.", choices=("linf", "l2", "l1"))
     epsilon: float = setting(0.03, "Radius of the attack, pixel units.", low=0)
-    steps: int = setting(10, "Steps of the attack; the authors' code uses 50.", low=1)
-    step_size: float | None = setting(
-        None,
-        "Step of the attack, pixel units; empty = 2.5 epsilon / steps; the authors'"
-        " code uses 0.01.",
-        low=0,
-    )
     normalisation: str = setting(
         "inside",
         "inside: every view is normalised by the encoder; raw_adversarial: the attacked"
@@ -128,14 +121,7 @@ class Rodino(Dino):
         super().__init__(encoder, head, config, view_maker, length, **kwargs)
         self.rodino = rodino
         self.objective = ClassTokenDistance(self)
-        # At the clean image the gradient of a distance is zero: start elsewhere.
-        self.attack = PGD(
-            rodino.epsilon,
-            norm=rodino.norm,
-            steps=rodino.steps,
-            step_size=rodino.step_size,
-            random_start=True,
-        )
+        self.attack = rodino.attack()
 
     @staticmethod
     def _view_settings(experiment):
