@@ -156,6 +156,7 @@ def test_the_predicted_ratio_is_the_sum_of_the_passes():
     assert found["mimir_excess"] == [1.5]
 
 
+@pytest.mark.slow
 def test_mimir_step_writes_table_and_rounds(tmp_path, capsys, monkeypatch):
     setup = mimir_step.Setup(tiny_experiment(), SHAPE)
     monkeypatch.setattr(mimir_step, "SETUPS", {"tiny": lambda: setup})
@@ -170,6 +171,7 @@ def test_mimir_step_writes_table_and_rounds(tmp_path, capsys, monkeypatch):
     assert found["settings"]["model.width"] == "16"
 
 
+@pytest.mark.slow
 def test_ssl_step_writes_table_and_rounds(tmp_path, capsys):
     small = flags(tmp_path, rounds=2, batch=4, width=16, depth=1, steps=2)
 
@@ -190,6 +192,7 @@ def test_the_excess_is_the_step_over_the_sum_of_its_passes():
     assert ssl_step.excess(seconds) == [1.2]
 
 
+@pytest.mark.slow
 def test_training_options_writes_table_and_rounds(tmp_path, capsys, monkeypatch):
     setup = mimir_step.Setup(tiny_experiment(), SHAPE)
     monkeypatch.setattr(training_options, "SETUPS", {"tiny": lambda: setup})
@@ -235,6 +238,7 @@ def test_the_slope_ignores_the_calls_before_memory_settles():
     assert memory.slope(megabytes, 50) == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_memory_passes_and_frees_victims(tmp_path):
     few = {"calls": 4, "settled": 1, "batch": 2, "steps": 1, "victim_calls": 2}
 
@@ -261,6 +265,7 @@ def test_new_victims_are_judged_beyond_what_building_them_costs():
     assert memory.excess("same", together | {"same": {"slope": 0.2}}) == 0.2
 
 
+@pytest.mark.slow
 def test_memory_fails_above_the_limit(tmp_path, monkeypatch):
     held = iter(range(1000))
     monkeypatch.setattr(memory, "resident", lambda: float(next(held)))

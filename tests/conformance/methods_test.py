@@ -77,7 +77,10 @@ def test_eager_and_compiled_steps_agree(name):
         np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+)
 def test_mixed_precision_trains_with_float32_images_and_losses(name, policy):
     tf.keras.mixed_precision.set_global_policy(policy)
     method = make(name)
