@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 
 import numpy as np
 import tensorflow as tf
@@ -17,12 +16,12 @@ from kerobust.losses.dino import (
 )
 from kerobust.losses.similarity import effective_rank, spread
 from kerobust.methods.base import Batch, Method
+from kerobust.methods.collapse import RANK, SPREAD, entropy_monitor
 from kerobust.methods.start import Length, new_encoder
 from kerobust.methods.teacher import average_pairs, frozen_copy, move_averages
 from kerobust.models.projector import DinoHead
 from kerobust.models.weights import copy_weights
 from kerobust.randomness import fold_in
-from kerobust.training.monitors import Monitor
 from kerobust.training.schedules import PerEpoch, WarmupCosine
 
 _GLOBALS = ("global_1", "global_2")
@@ -112,7 +111,7 @@ class Dino(Method):
             trainable=False,
             aggregation=tf.VariableAggregation.MEAN,
         )
-        self.monitors = _monitors(config.prototypes)
+        self.monitors = (entropy_monitor(config.prototypes), SPREAD, RANK)
         self._pairs = [
             *average_pairs(self.teacher, encoder),
             *average_pairs(self.teacher_head, head),
@@ -295,35 +294,3 @@ def _check_crops(encoder, views: ViewsConfig, image_shape) -> None:
             f"must be a multiple of the patch, {patch} pixels",
             f"Use {max(side // patch, 1) * patch}.",
         )
-
-
-def _monitors(prototypes: int) -> tuple[Monitor, ...]:
-    most = math.log(prototypes)
-    return (
-        Monitor(
-            "teacher_entropy",
-            0.05,
-            0.99 * most,
-            "the teacher answers the same to every image (one prototype, or all of "
-            "them alike)",
-            "at the upper limit lower --dino.teacher_temperature (0.02), at the lower "
-            "one raise it (0.07) or lower --dino.centre_momentum; try "
-            "--dino.teacher_momentum=0.99 or 0.9995 and larger batches.",
-        ),
-        Monitor(
-            "feature_spread",
-            0.01,
-            math.inf,
-            "the class tokens of all images point the same way",
-            "lower --pretrain.base_rate, lengthen --pretrain.warmup_epochs, or try "
-            "other --dino.teacher_momentum.",
-        ),
-        Monitor(
-            "feature_rank",
-            1.05,
-            math.inf,
-            "the class tokens vary along one direction only",
-            "lower --pretrain.base_rate, raise --dino.prototypes, or use larger "
-            "batches.",
-        ),
-    )

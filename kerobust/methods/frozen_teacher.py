@@ -7,12 +7,12 @@ import tensorflow as tf
 from kerobust.config import UserError, setting
 from kerobust.losses.similarity import cosine_similarity, spread
 from kerobust.methods.base import Batch, Method
+from kerobust.methods.collapse import SPREAD
 from kerobust.methods.inner_attack import InnerAttackConfig
 from kerobust.methods.start import Length, encoder_of
 from kerobust.methods.teacher import frozen_copy
 from kerobust.models.weights import copy_weights
 from kerobust.randomness import fold_in
-from kerobust.training.monitors import Monitor
 from kerobust.types import Tokens
 
 
@@ -69,16 +69,7 @@ class FrozenTeacher(Method):
         "perturbation",
         "feature_spread",
     )
-    monitors = (
-        Monitor(
-            "feature_spread",
-            0.01,
-            float("inf"),
-            "the student embeds all images alike",
-            "lower --pretrain.base_rate, lengthen --pretrain.warmup_epochs, or lower "
-            "the epsilon of the attack.",
-        ),
-    )
+    monitors = (SPREAD,)
 
     def __init__(self, student, teacher, config: FrozenTeacherConfig, **kwargs):
         super().__init__(**kwargs)
