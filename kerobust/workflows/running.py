@@ -197,18 +197,21 @@ def _estimate(experiment: Experiment) -> int:
 
 def _print_estimate(name: str, method: Method, settings: OptimisationConfig, split):
     steps, size = settings.steps(split.size), settings.batch_size
-    batches = training_batches(split, batch_size=size, steps=3, views=method.view_maker)
     seconds = []
-    for _ in range(2):  # The first fit holds the trace, the second the steps alone.
+    for count in (1, 1, 6):  # Tracing and start, the start alone, five steps more.
+        batches = training_batches(
+            split, batch_size=size, steps=count, views=method.view_maker
+        )
         started = time.perf_counter()
-        method.fit(batches, steps_per_epoch=3, epochs=1, verbose=0)
+        method.fit(batches, steps_per_epoch=count, epochs=1, verbose=0)
         seconds.append(time.perf_counter() - started)
+    step = max(seconds[2] - seconds[1], 0.0) / 5
     weights = sum(tf.size(item).numpy() for item in method.trained_variables())
     state = 4 * 4 * weights / 2**20  # Weight, gradient and two slots in float32.
     print(
         f"{name}: {weights:,} trained parameters, {steps:,} steps of {size} images, "
         f"about {state:.1f} MiB of weights, gradients and slots, "
-        f"{seconds[0] - seconds[1]:.1f} s to trace, then {seconds[1] / 3:.3f} s per "
-        f"step: {steps * seconds[1] / 180:.1f} minutes",
+        f"{seconds[0] - seconds[1]:.1f} s to trace, then {step:.3f} s per step: "
+        f"{steps * step / 60:.1f} minutes",
         flush=True,
     )
