@@ -93,7 +93,7 @@ def test_every_arm_of_encoders_is_taught_by_the_first(
 
     configs = [flags.parse(arguments[3:]).config for arguments in calls]
     arms = list(table.arms)
-    trained, tested = configs[: len(arms)], configs[len(arms) :]
+    trained, tested = configs[::2], configs[1::2]
     assert [config.run.stages for config in trained] == [("pretrain",)] * len(arms)
     assert [config.run.stages for config in tested] == [("evaluate",)] * len(arms)
     assert [config.method for config in trained] == [arm.split("_")[0] for arm in arms]

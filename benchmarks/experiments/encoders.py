@@ -53,16 +53,14 @@ class Encoders:
         """Trains and evaluates what one seed lacks."""
         teacher = self.workdir(TEACHER, seed) / "encoder"
         for arm, own in self.arms.items():
-            flags = [f"--run.seed={seed}", *own, *extra]
-            started = ()
+            folder = self.workdir(arm, seed)
+            flags, started = [f"--run.seed={seed}", *own, *extra], []
             if arm != TEACHER:
                 flags = [*self.shared, *flags]
-                started = (f"--run.init_from={teacher}",)
-            run(self.workdir(arm, seed), self.flagfile, "pretrain", *flags, *started)
-        for arm, own in self.arms.items():
-            flags = [f"--run.seed={seed}", *own, *self.evaluation, *extra]
-            flags = [*self.shared, *flags] if arm != TEACHER else flags
-            run(self.workdir(arm, seed), self.flagfile, "evaluate", *flags)
+                started = [f"--run.init_from={teacher}"]
+            if not (folder / "encoder").exists():
+                run(folder, self.flagfile, "pretrain", *flags, *started)
+            run(folder, self.flagfile, "evaluate", *flags, *self.evaluation)
 
     def results(self, seed: int) -> dict[str, dict]:
         """Returns arm -> what its evaluation found."""
@@ -210,8 +208,7 @@ ENCODERS = {
                     "--pretrain.weight_decay=0",
                     *_TEACHER_COPY,
                 )
-                for name in ("deacl", "fare")
-                for radius in (4, 8)
+                for name, radius in (("deacl", 4), ("deacl", 8), ("fare", 8))
             },
         },
         evaluation=("--evaluate.diagnose=false", "--evaluate.represent=false"),
