@@ -10,7 +10,7 @@ import tensorflow as tf
 from kerobust import train
 from kerobust.config import UserError
 from kerobust.flags import USER_ERROR
-from kerobust.models import ResNet
+from kerobust.models import MaeDecoder
 from kerobust.models.bundle import save_bundle
 from kerobust.workflows import running
 
@@ -192,13 +192,14 @@ def test_a_full_disk_is_not_called_too_little_memory(tmp_path, monkeypatch):
         train.main(["train", f"--run.workdir={tmp_path / 'run'}", *TINY])
 
 
-def test_only_transformers_can_be_fine_tuned(tmp_path, capsys):
-    save_bundle(ResNet(8), tmp_path / "resnet", {})
+def test_only_encoders_can_be_fine_tuned(tmp_path, capsys):
+    decoder = MaeDecoder((4, 4), 2, input_width=16, width=16, depth=1, heads=2)
+    save_bundle(decoder, tmp_path / "decoder", {})
 
-    start = f"--run.init_from={tmp_path / 'resnet'}"
+    start = f"--run.init_from={tmp_path / 'decoder'}"
     outcome = run(tmp_path, capsys, "--run.stages=finetune", start)
 
-    assert_refused(outcome, "--run.init_from", "VisionTransformer", "with ResNet")
+    assert_refused(outcome, "--run.init_from", "hold an encoder", "with MaeDecoder")
 
 
 def test_devices_are_made_before_a_bundle_starts_tensorflow(
