@@ -134,6 +134,7 @@ def test_a_kill_changes_nothing(tmp_path, uninterrupted):
     assert_same(result(tmp_path), uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_kill_during_a_checkpoint_write_changes_nothing(tmp_path, uninterrupted):
     survive(tmp_path, KILL_IN_A_WRITE, -signal.SIGKILL)
 

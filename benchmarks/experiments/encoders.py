@@ -214,7 +214,12 @@ ENCODERS = {
                     "--pretrain.weight_decay=0",
                     *_TEACHER_COPY,
                 )
-                for name, radius in (("deacl", 4), ("deacl", 8), ("fare", 8))
+                for name, radius in (
+                    ("deacl", 4),
+                    ("deacl", 8),
+                    ("fare", 4),
+                    ("fare", 8),
+                )
             },
         },
         evaluation=("--evaluate.diagnose=false", "--evaluate.represent=false"),

@@ -156,7 +156,9 @@ def test_a_probe_has_the_shape_of_its_encoder(whole_run, tmp_path, capsys):
     assert f"encoder: {encoder}, which sets --model: {shape}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", ["mae", "mimir"])
+@pytest.mark.parametrize(
+    "method", ["mae", pytest.param("mimir", marks=pytest.mark.slow)]
+)
 def test_two_devices_work_from_the_command_line(tmp_path, method):
     flags = [*SHORT, f"--method={method}", "--run.devices=2"]
 

@@ -95,6 +95,12 @@ def test_mixed_precision_trains_with_float32_images_and_losses(name, policy):
     assert np.isfinite(float(logs["loss"]))
 
 
+def state_of(method):
+    """Returns all weights but the logged means, of which one is measured in seconds."""
+    means = {item.ref() for mean in method.metrics for item in mean.variables}
+    return [item for item in method.weights if item.ref() not in means]
+
+
 def test_a_checkpoint_brings_back_weights_and_slots(name, tmp_path):
     first = make(name)
     batch = batch_for(first)
@@ -110,7 +116,7 @@ def test_a_checkpoint_brings_back_weights_and_slots(name, tmp_path):
     second.train_step(batch)
 
     # Teachers and centres too.
-    for ours, theirs in zip(first.weights, second.weights, strict=True):
+    for ours, theirs in zip(state_of(first), state_of(second), strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
