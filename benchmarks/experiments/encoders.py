@@ -185,7 +185,7 @@ ENCODERS = {
         seeds=3,
         beside="The attack on the embedding says little about the attack on the task: "
         "at the radius it was trained for, every method keeps about four fifths of its "
-        "accuracy under the first, and between a twentieth and an eighth under the "
+        "accuracy under the first, and between a twentieth and a sixth under the "
         "second. Training at the very radius of the attack does not change that; at "
         "half of it the task is defended better, best by DeACL and FARE. RoDINO, DeACL "
         "and FARE are also more accurate without attack than the teacher that they "
