@@ -10,12 +10,15 @@ from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
 from kerobust.methods import METHODS
 from kerobust.methods.deacl import DeaclConfig
 from kerobust.methods.dino import DinoConfig
+from kerobust.methods.dverge import DvergeConfig
+from kerobust.methods.ensemble import EnsembleConfig
 from kerobust.methods.fare import FareConfig
 from kerobust.methods.finetune import FinetuneConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
 from kerobust.methods.optimisation import PretrainConfig, TeacherConfig
 from kerobust.methods.rodino import RodinoConfig
+from kerobust.models.convnet import ConvConfig
 from kerobust.models.vit import VitConfig
 from kerobust.training.fit import RunConfig
 
@@ -58,6 +61,7 @@ class ExperimentConfig:
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
     model: VitConfig = VitConfig()
+    conv: ConvConfig = ConvConfig()
     attack: AttackConfig = AttackConfig()
     teacher: TeacherConfig = TeacherConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -66,6 +70,8 @@ class ExperimentConfig:
     rodino: RodinoConfig = RodinoConfig()
     deacl: DeaclConfig = DeaclConfig()
     fare: FareConfig = FareConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    dverge: DvergeConfig = DvergeConfig()
     mae: MaeConfig = MaeConfig()
     mimir: MimirConfig = MimirConfig()
     finetune: FinetuneConfig = FinetuneConfig()
