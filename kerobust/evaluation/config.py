@@ -71,6 +71,11 @@ class EvaluateConfig(Config):
         "Whether the encoders are examined too: the attack on the representation,"
         " nearest neighbours, attention; settings under --represent.",
     )
+    diversity: bool = setting(
+        True,
+        "Whether ensembles are examined too: transfer between members and what they"
+        " share; settings under --diversity.",
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -30,6 +30,7 @@ class Method(tf.keras.Model):
             `num_classes` too.
         PARTNERS: Whether batches have `partners`, a second batch of images.
         EXPORT: Folder of the run in which the result is kept.
+        STARTS_FROM: Method of the stage `start`.
         monitors: Limits of means beyond which training is pointless.
         view_maker: (images float32 [B, H, W, C] in [0, 1], keys int32 [B, 2]) -> dict
             of further entries of a batch, made by the input pipeline; None = none.
@@ -40,6 +41,7 @@ class Method(tf.keras.Model):
     SUPERVISED: bool = False
     PARTNERS: bool = False
     EXPORT: str = "encoder"
+    STARTS_FROM: str = "dino"
     monitors: tuple[Monitor, ...] = ()
     view_maker: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None
 

@@ -76,6 +76,7 @@ class EnsembleTraining(Method):
 
     SUPERVISED = True
     EXPORT = "ensemble"
+    STARTS_FROM = "ensemble"
     TERMS: tuple[str, ...] = ("clean", "adversarial")
     MEASURES: tuple[str, ...] = ("accuracy", "perturbation")
 

@@ -181,5 +181,6 @@ class ConvConfig(Config):
         settings = {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self)
         }
-        *size, channels = image_shape
+        height, width, channels = image_shape
+        size = (height, width)
         return ConvNet(size, mean=mean, std=std, channels=channels, **settings)

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from kerobust import run_folder
 from kerobust.batch_state import write_atomically
+from kerobust.evaluation.diversity import Diversity
 from kerobust.evaluation.evaluator import Evaluator
-from kerobust.evaluation.events import write_events
+from kerobust.evaluation.events import write_events, write_shared
 from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
@@ -25,6 +26,8 @@ def evaluate(experiment: Experiment) -> dict:
     examiner = Representation(config.attack, config.evaluate, config.represent)
     results: dict[str, Evaluation] = {}
     examined: dict[str, dict] = {}
+    shared: dict[str, dict] = {}
+    study = Diversity(config.diversity)
     about: dict[str, Contender] = {}
     known: list = []
     split = experiment.source.splits[config.evaluate.split]
@@ -50,11 +53,16 @@ def evaluate(experiment: Experiment) -> dict:
                 state_dir=folder / "representation",
                 progress=progress,
             )
+        if config.evaluate.diversity and len(getattr(model, "members", ())) > 1:
+            shared[name] = study(model, split.thinned(config.evaluate.limit))
         _write_results(experiment, name, folder, results[name])
     content = _report(experiment, results, about)
     if examined:
         write_events(workdir / "evaluate" / "tensorboard", examined)
         content["representation"] = examined
+    if shared:
+        write_shared(workdir / "evaluate" / "tensorboard", shared)
+        content["diversity"] = shared
     _publish(workdir, content)
     return content
 
