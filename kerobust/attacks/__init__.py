@@ -8,6 +8,7 @@ from kerobust.attacks.base import Attack
 from kerobust.attacks.config import AttackConfig
 from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.diagnostics import diagnose
+from kerobust.attacks.diverse import DiversePGD
 from kerobust.attacks.fab import FAB
 from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
 from kerobust.attacks.margins import (
@@ -65,6 +66,7 @@ __all__ = [
     "Bpda",
     "CosineDistance",
     "CrossEntropy",
+    "DiversePGD",
     "FeatureDistance",
     "FeatureMatch",
     "Finding",

@@ -50,14 +50,18 @@ class PGD(Attack):
         """Returns what the next step follows, from the gradient and the last result."""
         return gradient
 
+    def _look(self, index, adversarial, targets, objective, keys):
+        """Returns the gradient at a point, and the candidate; keys int32 [B, 2]."""
+        return self._differentiated(index, adversarial, targets, objective)
+
     def _search(self, images, start, targets, objective, epsilon, step_size, keys):
         best = self.keep == "best"
 
         def step(index, given, moving, found):
-            targets, length, room = given
+            targets, length, room, keys = given
             adversarial, memory = moving
             point = (index, adversarial, targets, objective)
-            gradient, here = self._differentiated(*point)
+            gradient, here = self._look(*point, keys)
             memory = self._accumulate(gradient, memory)
             moved = self._move(adversarial, memory, length, room)
             return (moved, memory), found.or_better(here) if best else found
@@ -75,6 +79,7 @@ class PGD(Attack):
                 targets,
                 per_example(step_size, images),
                 self.ball.room(images, epsilon),
+                keys,
             ),
             moving=(start, tf.zeros_like(start)),
             found=Candidate.worst(start) if best else (),

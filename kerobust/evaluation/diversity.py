@@ -7,11 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from kerobust.attacks import PGD, FeatureMatch, MomentumPGD
+from kerobust.attacks import (
+    PGD,
+    CrossEntropy,
+    DiversePGD,
+    FeatureMatch,
+    LogitMargin,
+    MomentumPGD,
+)
 from kerobust.attacks.checks import check_count
-from kerobust.attacks.objectives import CrossEntropy
 from kerobust.config import Config, UserError, setting
 from kerobust.data.splits import Split
+from kerobust.evaluation.results import share
 from kerobust.evaluation.transfer import transfer_matrix
 from kerobust.models.ensemble import Ensemble
 
@@ -41,6 +48,14 @@ class DiversityConfig(Config):
     distil_steps: int = setting(
         10, "Steps of distillation, each of epsilon / steps.", low=1
     )
+    surrogates: tuple[str, ...] = setting(
+        (),
+        "Bundles of independent ensembles, on which attacks are made for the ensembles"
+        " of the run: momentum PGD from random starts and through changing frames, each"
+        " on cross-entropy and on the margin.",
+    )
+    surrogate_steps: int = setting(100, "Steps of the attacks on surrogates.", low=1)
+    surrogate_restarts: int = setting(3, "Random starts on surrogates.", low=1)
     seed: int = setting(0, "Seed of starts, layers and pairs.", low=0)
 
 
@@ -130,12 +145,23 @@ class Diversity:
 
     Args:
         config: `DiversityConfig`.
+        surrogates: Name -> model, on which attacks are made for the ensembles.
     """
 
-    def __init__(self, config: DiversityConfig):
+    def __init__(
+        self,
+        config: DiversityConfig,
+        surrogates: Mapping[str, tf.keras.Model] | None = None,
+    ):
         self.config = config
+        self.surrogates = surrogates or {}
         step = config.epsilon / 5 if config.step_size is None else config.step_size
         self._attack = PGD(config.epsilon, steps=config.steps, step_size=step)
+        given = {"steps": config.surrogate_steps, "step_size": step}
+        self._carried = {
+            "momentum": MomentumPGD(config.epsilon, random_start=True, **given),
+            "diverse": DiversePGD(config.epsilon, random_start=True, **given),
+        }
 
     def __call__(self, ensemble: Ensemble, split: Split) -> dict:
         """Returns what was found, as values that JSON can hold.
@@ -147,7 +173,9 @@ class Diversity:
         Returns:
             {"images": number of images, "attack": its settings, "transfer":
             `TransferMatrix.to_dict` from every member to every member and the ensemble,
-            "diversity": {"losses", "pairs": [N, N], "mean"}}.
+            "diversity": {"losses", "pairs": [N, N], "mean"}, "black_box": attack ->
+            `share` of images that withstand it, "clean" before and "all" after them;
+            None without surrogates}.
 
         Raises:
             UserError: If the members have fewer than two images right together.
@@ -178,14 +206,44 @@ class Diversity:
         )
         return {
             "images": len(images),
-            "attack": dataclasses.asdict(config),
+            "attack": dataclasses.asdict(config)
+            | {"surrogates": list(self.surrogates)},
             "transfer": matrix.to_dict(),
             "diversity": {
                 "losses": diversity.losses.tolist(),
                 "pairs": diversity.pairs.tolist(),
                 "mean": diversity.mean,
             },
+            "black_box": self._black_box(ensemble, split),
         }
+
+    def _black_box(self, ensemble, split: Split) -> dict | None:
+        """Returns how the ensemble fares against what was made on surrogates."""
+        if not self.surrogates:
+            return None
+        images, labels = split.thinned(self.config.limit).arrays()
+        sources = {
+            f"{name}, {loss}": objective(model)
+            for name, model in self.surrogates.items()
+            for loss, objective in (("CE", CrossEntropy), ("margin", LogitMargin))
+        }
+        found, everything = {}, np.ones(len(labels), bool)
+        for kind, attack in self._carried.items():
+            matrix = transfer_matrix(
+                attack,
+                sources,
+                {"ensemble": ensemble},
+                images,
+                labels,
+                batch_size=_BATCH,
+                seed=self.config.seed,
+                restarts=self.config.surrogate_restarts,
+            )
+            found["clean"] = share(matrix.clean[0])
+            for name, flags in zip(sources, matrix.robust[:, 0], strict=True):
+                found[f"{name}, {kind}"] = share(flags)
+                everything &= flags
+        return found | {"all": share(everything)}
 
     def _shared(self, members: Mapping[str, tf.keras.Model], split: Split):
         """Returns images and labels that every member has right."""

@@ -34,6 +34,13 @@ _DISTILLED = (
     "for other images (linf, epsilon {epsilon}, {steps} steps), with the labels of "
     "these, and the other way round. Larger = less is shared."
 )
+_SURROGATES = (
+    "Right in %, under images that were made on ensembles which share nothing with "
+    "those of this run (linf, epsilon {epsilon}, {steps} steps, {restarts} random "
+    "starts; an image counts only if it withstands all of them): momentum PGD, and "
+    "the same through changing frames, on cross-entropy (CE) and on the margin. all = "
+    "under every one of these attacks."
+)
 _ATTENTION = (
     "What the class token takes from each patch in the last block: per image a row "
     "without attack and below it one under attack; first the image, then every head, "
@@ -85,7 +92,25 @@ def shared_sections(found: dict[str, dict]) -> list[Section]:
     return [
         Section("Transfer between members", [transfer], *_carried(found), "transfer"),
         Section("Diversity of vulnerabilities", [distilled], headers, cells),
+        Section("Attacks made on other ensembles", *_surrogate_part(found, used)),
     ]
+
+
+def _surrogate_part(found: dict[str, dict], used: dict) -> tuple:
+    """Returns sentence, headers and rows about surrogates; empty without any."""
+    kinds = next(iter(found.values()))["black_box"]
+    if kinds is None:
+        return [], [], []
+    text = _SURROGATES.format(
+        epsilon=format_number(used["epsilon"]),
+        steps=used["surrogate_steps"],
+        restarts=used["surrogate_restarts"],
+    )
+    cells = [
+        [kind, *(percent(item["black_box"][kind]) for item in found.values())]
+        for kind in kinds
+    ]
+    return [text], ["made on", *(f"{name} %" for name in found)], cells
 
 
 def _carried(found: dict[str, dict]) -> Grid:

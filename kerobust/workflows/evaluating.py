@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import sys
 
 import tensorflow as tf
@@ -15,7 +16,7 @@ from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
-from kerobust.workflows.contenders import Contender, contenders
+from kerobust.workflows.contenders import Contender, contenders, read_ensemble
 from kerobust.workflows.preparing import Experiment
 
 
@@ -27,7 +28,7 @@ def evaluate(experiment: Experiment) -> dict:
     results: dict[str, Evaluation] = {}
     examined: dict[str, dict] = {}
     shared: dict[str, dict] = {}
-    study = Diversity(config.diversity)
+    study = Diversity(config.diversity, _surrogates(config))
     about: dict[str, Contender] = {}
     known: list = []
     split = experiment.source.splits[config.evaluate.split]
@@ -65,6 +66,12 @@ def evaluate(experiment: Experiment) -> dict:
         content["diversity"] = shared
     _publish(workdir, content)
     return content
+
+
+def _surrogates(config) -> dict[str, tf.keras.Model]:
+    """Returns the ensembles that `--diversity.surrogates` names, read."""
+    folders = map(pathlib.Path, config.diversity.surrogates)
+    return {str(folder): read_ensemble(folder) for folder in folders}
 
 
 def _publish(workdir, content: dict) -> None:
