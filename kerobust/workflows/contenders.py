@@ -121,7 +121,7 @@ def _ensembles(experiment: Experiment) -> Iterator[Contender]:
             continue
         cost = _cost("trained", folder)
         ensemble = read_ensemble(folder)
-        yield Contender(f"{name} ensemble", ensemble, cost, "")
+        yield Contender(name, ensemble, cost, "")
         for index in range(len(ensemble.members)):
             member = read_ensemble(folder).members[index]
             yield Contender(f"{name} member {index + 1}", member, cost, "")
