@@ -114,11 +114,12 @@ def _ensembles(experiment: Experiment) -> Iterator[Contender]:
     """
     kind, method = METHODS[experiment.config.method], experiment.config.method
     trained = experiment.workdir / kind.EXPORT
-    folders = {method: trained if trained.exists() else None}
-    folders["start"] = _teacher(experiment)
+    start, folders = _start(experiment), {}
+    if trained.exists():
+        folders[method] = trained
+    if start is not None:
+        folders["start" if folders else "model"] = start
     for name, folder in folders.items():
-        if folder is None:
-            continue
         cost = _cost("trained", folder)
         ensemble = read_ensemble(folder)
         yield Contender(name, ensemble, cost, "")
@@ -162,12 +163,12 @@ def _probed(experiment: Experiment) -> Iterator[Contender]:
     """Yields the probes of the trained encoder and of its teacher, if there is one."""
     method, workdir = experiment.config.method, experiment.workdir
     yield _probe(experiment, f"{method} SLF", workdir / "encoder")
-    teacher = _teacher(experiment)
+    teacher = _start(experiment)
     if teacher is not None:
         yield _probe(experiment, "teacher SLF", teacher)
 
 
-def _teacher(experiment: Experiment) -> pathlib.Path | None:
+def _start(experiment: Experiment) -> pathlib.Path | None:
     """Returns the bundle that pretraining started from, None if there is none."""
     folder, start = experiment.workdir / START, experiment.config.run.init_from
     if start is not None:
