@@ -9,9 +9,10 @@ from kerobust.attacks.config import AttackConfig
 from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.diagnostics import diagnose
 from kerobust.attacks.fab import FAB
-from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
+from kerobust.attacks.gradient import FGSM, PGD, DecayingPGD, MomentumPGD
 from kerobust.attacks.margins import (
     DLR,
+    LegacyMargin,
     TargetedCrossEntropy,
     TargetedDLR,
     TargetedMargin,
@@ -29,6 +30,7 @@ from kerobust.attacks.objectives import (
     Objective,
     SoftCrossEntropy,
 )
+from kerobust.attacks.reweighted import ReweightedEnsemble
 from kerobust.attacks.sparse import SparsePGD
 from kerobust.attacks.square import Square
 from kerobust.attacks.stochastic import Averaged, Bpda
@@ -41,6 +43,7 @@ ATTACKS = {
     "fgsm": FGSM,
     "pgd": PGD,
     "momentum_pgd": MomentumPGD,
+    "decaying_pgd": DecayingPGD,
     "autopgd": AutoPGD,
     "fab": FAB,
     "square": Square,
@@ -65,11 +68,13 @@ __all__ = [
     "Bpda",
     "CosineDistance",
     "CrossEntropy",
+    "DecayingPGD",
     "FeatureDistance",
     "FeatureMatch",
     "Finding",
     "L1Ball",
     "L2Ball",
+    "LegacyMargin",
     "LinfBall",
     "LogitMargin",
     "MaskingError",
@@ -78,6 +83,7 @@ __all__ = [
     "MultiNormReport",
     "NormBall",
     "Objective",
+    "ReweightedEnsemble",
     "SecurityCurve",
     "SoftCrossEntropy",
     "SparsePGD",
