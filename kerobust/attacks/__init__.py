@@ -19,6 +19,7 @@ from kerobust.attacks.margins import (
     ranked_goals,
 )
 from kerobust.attacks.masking.findings import Finding, MaskingError
+from kerobust.attacks.mora import Mora
 from kerobust.attacks.msd import MSD
 from kerobust.attacks.multinorm import MultiNorm, MultiNormReport
 from kerobust.attacks.objectives import (
@@ -79,6 +80,7 @@ __all__ = [
     "LogitMargin",
     "MaskingError",
     "MomentumPGD",
+    "Mora",
     "MultiNorm",
     "MultiNormReport",
     "NormBall",

@@ -1,17 +1,13 @@
 """Ensembles attacked through their members, each as much as it still counts."""
 
-import functools
 import math
 
 import tensorflow as tf
 
-from kerobust.attacks.attempts import Attempt
-from kerobust.attacks.base import Attack
 from kerobust.attacks.objectives import LogitObjective, class_indices, infer, predicted
 from kerobust.attacks.victim import Victim
 from kerobust.config import check_name
 
-BALANCES = (0.5, 0.0, 0.25, 0.75, 1.0)  # In the order of the original.
 # What the original's scripts divide logits by in weights: 1 / `float_dis`.
 TEMPERATURES = {"probabilities": 5.0, "votes": 1.25, "logits": math.inf}
 _WIDEST = 10.0  # Largest gap between the best two softened logits of a member.
@@ -28,7 +24,7 @@ class ReweightedEnsemble(LogitObjective):
     members get none, unless logits are averaged. Fooled is the ensemble itself.
 
     For any attack that does not steer by values, which do not grow steadily:
-    `DecayingPGD`, `PGD`. `mora_attempts` are all that the original tries.
+    `DecayingPGD`, `PGD`. `Mora` is the whole attack of the paper.
 
     Args:
         victim: `kerobust.models.Ensemble`, or what has its `member_logits`, `combined`
@@ -161,24 +157,3 @@ def _of(values: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
 def _swapped(logits: tf.Tensor) -> tf.Tensor:
     """Returns [B, N, K] of [N, B, K], and back."""
     return tf.transpose(logits, [1, 0, 2])
-
-
-# The same objects always: an attack compiles once for each.
-_KINDS = tuple(
-    functools.partial(ReweightedEnsemble, balance=balance) for balance in BALANCES
-)
-
-
-def mora_attempts(attack: Attack, cost: float = 1.0) -> list[Attempt]:
-    """Returns one attempt for each of `BALANCES`, the attack called mora.
-
-    Args:
-        attack: What searches. `DecayingPGD`, as in the original: values of the
-            objective may fall while the ensemble comes to do worse (gaps are divided
-            out), so that `AutoPGD` halves its steps too early and is the weaker one.
-        cost: Forwards of one example in one attempt, a backward counted as two.
-    """
-    return [
-        Attempt("mora", attack, kind, restart=index, cost=cost)
-        for index, kind in enumerate(_KINDS)
-    ]

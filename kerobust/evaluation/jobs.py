@@ -14,7 +14,7 @@ from kerobust.attacks.balls import BALLS, NormBall, canonical_norm
 from kerobust.attacks.base import Attack
 from kerobust.attacks.embedding import EmbeddingDistance
 from kerobust.attacks.members import MEMBERS
-from kerobust.attacks.reweighted import mora_attempts
+from kerobust.attacks.mora import mora_attempts
 from kerobust.attacks.victim import Victim
 from kerobust.config import UserError
 from kerobust.evaluation.config import EMBED, MORA, SUITES

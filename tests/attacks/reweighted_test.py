@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from kerobust.attacks import PGD, CrossEntropy, DecayingPGD, ReweightedEnsemble
-from kerobust.attacks.attempts import run_attempts
-from kerobust.attacks.reweighted import BALANCES, TEMPERATURES, mora_attempts
+from kerobust.attacks.mora import BALANCES
+from kerobust.attacks.reweighted import TEMPERATURES
 from kerobust.attacks.victim import Victim
 from kerobust.config import UserError
 from kerobust.models import Ensemble
@@ -189,56 +189,6 @@ def test_fooled_is_what_the_ensemble_says_and_not_the_mixture():
     assert np.argmax(target.mixture(logits, labels)) == 0
     np.testing.assert_array_equal(target.fooled(logits, labels), [True])
     np.testing.assert_array_equal(target.predictions(logits), [1])
-
-
-def run(ensemble, attack, steps=6):
-    """Returns (outcome, images) of attempts with mora, or of PGD on the answer."""
-    images, labels = grey()
-    searching = attack(EPSILON, steps=steps, stop_when_fooled=True)
-    given = (Victim(ensemble), images, labels, np.arange(len(images)), 0, EPSILON)
-    return run_attempts(mora_attempts(searching, 3.0 * steps), *given), images
-
-
-@pytest.mark.parametrize("combine", COMBINATIONS)
-def test_masked_gradients_stop_pgd_but_not_mora(combine):
-    ensemble = planes(combine)
-    images, labels = grey()
-    plain = PGD(EPSILON, steps=20, random_start=False)
-
-    stuck = plain(images, labels, Victim(ensemble))
-    outcome, _ = run(ensemble, DecayingPGD)
-
-    # Softmax of a thousand, and votes, have a gradient of exactly 0 in float32.
-    np.testing.assert_array_equal(stuck, images)
-    assert (outcome.predictions != labels).all()
-    assert (outcome.broken_by >= 0).all()
-    np.testing.assert_array_equal(
-        outcome.predictions, np.argmax(ensemble(outcome.adversarial), axis=1)
-    )
-    change = outcome.adversarial - images
-    assert np.abs(change).max() <= EPSILON + 1e-6
-    assert outcome.adversarial.min() >= 0 and outcome.adversarial.max() <= 1
-
-
-def test_random_starts_of_that_size_fool_nobody():
-    images, labels = grey()
-
-    noisy = PGD(EPSILON, steps=5, seed=0)(images, labels, Victim(planes("votes")))
-
-    assert (np.argmax(planes("votes")(noisy), axis=1) == labels).all()
-
-
-def test_every_balance_is_tried_in_order_on_what_still_stands():
-    class Lazy(DecayingPGD):
-        def __call__(self, images, targets, victim, **options):
-            tried.append((victim.balance, len(images)))
-            return images
-
-    tried: list = []
-
-    run(planes("votes"), Lazy)
-
-    assert tried == [(balance, 8) for balance in (0.5, 0.0, 0.25, 0.75, 1.0)]
 
 
 def test_any_attack_takes_it_without_an_evaluation():
