@@ -151,6 +151,21 @@ def test_balance_0_is_the_cross_entropy_of_the_answer_over_its_gap(combine):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_behind_votes_stand_probabilities_of_logits_over_their_gaps():
+    logits = said(30.0)
+    target = objective("votes", balance=0.0)
+    ordered = np.sort(logits, axis=-1)
+    gaps = (ordered[..., -1] - ordered[..., -2])[..., None]
+    answer = np.log(softmax(np.float64(logits) / gaps).mean(axis=1))
+    ordered = np.sort(answer, axis=1)
+    gap = (ordered[:, -1] - ordered[:, -2])[:, None]
+
+    found = target.values(logits, LABELS)
+
+    expected = -np.log(softmax(answer / gap))[np.arange(4), LABELS]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("combine", COMBINATIONS)
 def test_the_scale_of_saturated_members_changes_nothing(combine):
     target = objective(combine, balance=1.0)
@@ -179,6 +194,23 @@ def test_values_and_gradients_stay_finite(combine, balance):
         assert np.isfinite(values).all()
         assert np.isfinite(tape.gradient(values, logits)).all()
         assert np.isfinite(target.weights(logits, LABELS)).all()
+
+
+def test_no_gradient_goes_through_the_weights():
+    logits = said() + 2.0 * tf.one_hot(LABELS, 5)[:, tf.newaxis]
+    target = objective("probabilities", balance=1.0)
+    weights = target.weights(logits, LABELS).numpy()
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        values = target.values(logits, LABELS)
+
+    found = tape.gradient(values, logits)
+
+    # Gaps are below 10, so that nothing is scaled: by hand, of a fixed mixture.
+    mixed = (weights[:, :, None] * logits.numpy()).sum(axis=1)
+    slope = softmax(mixed) - np.eye(5)[LABELS]
+    expected = weights[:, :, None] * slope[:, None]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_fooled_is_what_the_ensemble_says_and_not_the_mixture():
