@@ -11,6 +11,7 @@ from kerobust.data.datasets import Split
 from kerobust.data.views import evaluation_batches
 from kerobust.evaluation.linear import fit_linear
 from kerobust.models.bundle import load_bundle, read_info
+from kerobust.models.ensemble import Ensemble
 from kerobust.models.foreign import is_foreign, load_foreign
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.workflows.preparing import Experiment
@@ -106,7 +107,7 @@ def _classifier(experiment: Experiment, folder: pathlib.Path) -> Contender:
     """Returns a fine-tuned classifier, or the probe of an encoder from elsewhere."""
     config, workdir = experiment.config, experiment.workdir
     bundle, cost = load_bundle(folder), _cost("trained", folder)
-    if not isinstance(bundle, Classifier):
+    if not isinstance(bundle, Classifier | Ensemble):
         return _probe(experiment, "model SLF", folder)
     own = folder == workdir / "finetune" / "model"
     if "pretrain" not in config.run.stages:
