@@ -66,8 +66,10 @@ def mora_attempts(attack: Attack, cost: float = 1.0) -> list[Attempt]:
 
     Args:
         attack: What searches: `DecayingPGD`, as in the original. The objective's values
-            may fall while the ensemble comes to do worse, since gaps are divided out;
-            `AutoPGD` then halves its steps too early and breaks fewer examples.
+            may fall while the ensemble comes to do worse, since gaps are divided out,
+            so that `AutoPGD` halves its steps too early: on three networks for the
+            digits, 20 steps, ten ensembles and radii, up to 1.5 % of the images more
+            withstood it, and none fewer; up to 2.5 % more withstood `PGD`.
         cost: Forwards of one example in one attempt, a backward counted as two.
     """
     return [
