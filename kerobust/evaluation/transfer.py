@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from kerobust.attacks import Attack
 from kerobust.attacks.checks import check_count
+from kerobust.attacks.objectives import Objective
 from kerobust.attacks.victim import Victim
 from kerobust.evaluation.results import share
 from kerobust.randomness import example_keys
@@ -107,7 +108,7 @@ class TransferMatrix:
 
 def transfer_matrix(
     attack: Attack,
-    surrogates: Mapping[str, Model],
+    surrogates: Mapping[str, Model | Objective],
     victims: Mapping[str, Model],
     images,
     labels,
@@ -125,7 +126,8 @@ def transfer_matrix(
     Args:
         attack: Any attack. Leave `stop_when_fooled` off: a point that has just crossed
             the border of the surrogate transfers badly.
-        surrogates: Name -> model, images float32 [B, H, W, C] -> logits [B, K].
+        surrogates: Name -> model, images float32 [B, H, W, C] -> logits [B, K], or an
+            `Objective` on one.
         victims: Name -> model. One that is the same object as a surrogate, or has its
             name, is under a white-box attack there.
         images: float [N, H, W, C] in [0, 1].

@@ -148,7 +148,7 @@ def _classifier(experiment: Experiment, folder: pathlib.Path) -> Contender:
     """Returns a fine-tuned classifier, or the probe of an encoder from elsewhere."""
     config, workdir = experiment.config, experiment.workdir
     bundle, cost = load_bundle(folder), _cost("trained", folder)
-    if not isinstance(bundle, Classifier):
+    if not isinstance(bundle, Classifier | Ensemble):
         return _probe(experiment, "model SLF", folder)
     own = folder == workdir / "finetune" / "model"
     if "pretrain" not in config.run.stages:
