@@ -7,19 +7,23 @@ from kerobust.config import Config, UserError, check_name, format_number, settin
 from kerobust.data.datasets import DataConfig
 from kerobust.data.multicrop import ViewsConfig
 from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
+from kerobust.evaluation.diversity import DiversityConfig
 from kerobust.methods import METHODS
 from kerobust.methods.deacl import DeaclConfig
 from kerobust.methods.dino import DinoConfig
+from kerobust.methods.dverge import DvergeConfig
+from kerobust.methods.ensemble import EnsembleConfig
 from kerobust.methods.fare import FareConfig
 from kerobust.methods.finetune import FinetuneConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
-from kerobust.methods.optimisation import PretrainConfig, TeacherConfig
+from kerobust.methods.optimisation import PretrainConfig, StartConfig
 from kerobust.methods.rodino import RodinoConfig
+from kerobust.models.convnet import ConvConfig
 from kerobust.models.vit import VitConfig
 from kerobust.training.fit import RunConfig
 
-STAGES = ("teacher", "pretrain", "finetune", "baselines", "evaluate")
+STAGES = ("start", "pretrain", "finetune", "baselines", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,26 +62,37 @@ class ExperimentConfig:
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
     model: VitConfig = VitConfig()
+    conv: ConvConfig = ConvConfig()
     attack: AttackConfig = AttackConfig()
-    teacher: TeacherConfig = TeacherConfig()
+    start: StartConfig = StartConfig()
     pretrain: PretrainConfig = PretrainConfig()
     views: ViewsConfig = ViewsConfig()
     dino: DinoConfig = DinoConfig()
     rodino: RodinoConfig = RodinoConfig()
     deacl: DeaclConfig = DeaclConfig()
     fare: FareConfig = FareConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    dverge: DvergeConfig = DvergeConfig()
     mae: MaeConfig = MaeConfig()
     mimir: MimirConfig = MimirConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     represent: RepresentConfig = RepresentConfig()
+    diversity: DiversityConfig = DiversityConfig()
 
     def __post_init__(self):
         check_name("--method", self.method, METHODS)
         for stage in self.run.stages:
             check_name("--run.stages", stage, STAGES)
-        for section in ("teacher", "pretrain", "finetune"):
+        tuned = {"finetune", "baselines"} & set(self.run.stages)
+        if METHODS[self.method].SUPERVISED and tuned:
+            raise UserError(
+                "`--run.stages` must not hold finetune or baselines with a method that "
+                f"trains classifiers. Received: method={self.method}, stages="
+                f"{','.join(self.run.stages)}. Use start,pretrain,evaluate."
+            )
+        for section in ("start", "pretrain", "finetune"):
             settings = getattr(self, section)
             if settings.batch_size % self.run.devices:
                 raise UserError(

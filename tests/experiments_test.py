@@ -6,8 +6,9 @@ import subprocess
 import pytest
 
 from benchmarks import _pages
-from benchmarks.experiments import encoders, results, running, tune
+from benchmarks.experiments import encoders, ensembles, results, running, tune
 from benchmarks.experiments.encoders import ENCODERS
+from benchmarks.experiments.ensembles import ENSEMBLES
 from benchmarks.experiments.tables import MAIN, TABLES
 from kerobust import flags
 
@@ -126,6 +127,58 @@ def test_tables_of_encoders_hold_means_of_the_seeds_and_differences_to_the_teach
     assert "| deacl | 100.0 ± 0.0 | 75.0 ± 35.4 | 75.0 ± 35.4 | +75.0 [" in accuracy[3]
     assert curves[0].split() == ["|", "arm", "|", "8/255", "|"]
     assert curves[3].split() == ["|", "deacl", "|", "75.0", "|"]
+
+
+@pytest.mark.parametrize("name", sorted(ENSEMBLES))
+def test_every_arm_of_ensembles_goes_on_from_the_one_it_names(
+    command, tmp_path, monkeypatch, name
+):
+    calls = command("true")
+    monkeypatch.setattr("benchmarks.experiments.ensembles.RUNS", tmp_path)
+    table = ENSEMBLES[name]
+
+    table.run(seed=3, extra=["--data.dir=somewhere"])
+
+    configs = [flags.parse(arguments[3:]).config for arguments in calls]
+    step = 1 + len(table.evaluations)
+    for index, (arm, (start, _)) in enumerate(table.arms.items()):
+        trained, *tested = configs[step * index : step * (index + 1)]
+        own = str(table.workdir(arm, 3) / "ensemble")
+        before = None if start is None else str(table.workdir(start, 3) / "ensemble")
+        assert trained.run.stages == ("pretrain",)
+        assert trained.run.init_from == before
+        assert trained.method == ("dverge" if "dverge" in arm else "ensemble")
+        assert [config.run.init_from for config in tested] == [own] * len(tested)
+        assert [config.attack.norm for config in tested] == list(table.evaluations)
+    attacks = {
+        arm: configs[step * i].ensemble.attack for i, arm in enumerate(table.arms)
+    }
+    assert attacks["dverge_advt"] == "members" and attacks["adversarial"] == "ensemble"
+    assert attacks["vanilla"] == attacks["dverge"] == "natural"
+
+
+def test_tables_of_ensembles_name_the_arm_and_average_the_seeds():
+    def found(right):
+        return {
+            "examples": {"clean": [1, 1], "worst": right, "robust": {"pgd": right}},
+            "robust": {"pgd": {}},
+        }
+
+    networks = {"model": [found([1, 1]), found([1, 0])], "model member 1": []}
+    networks["model member 1"] = [found([0, 0]), found([0, 0])]
+    success = {
+        "member 1": {"member 1": 1.0, "member 2": 0.1, "ensemble": 0.3},
+        "member 2": {"member 1": 0.3, "member 2": 0.8, "ensemble": 0.5},
+    }
+    shared = {"transfer": {"success": success}, "diversity": {"mean": 2.5}}
+
+    rows = ensembles.accuracies({"dverge": networks}).splitlines()
+    line = ensembles.sharing({"dverge": [shared]}).splitlines()[2]
+
+    assert "| dverge          | 100.0 ± 0.0 | 75.0 ± 35.4 | 75.0 ± 35.4" in rows[2]
+    assert rows[3].startswith("| dverge member 1 |")
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells == ["dverge", "90.0", "20.0", "40.0", "2.5"]
 
 
 @pytest.mark.parametrize("name", sorted(tune.SEARCHES))

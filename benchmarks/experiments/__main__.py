@@ -9,6 +9,7 @@ import argparse
 
 from benchmarks import _measure
 from benchmarks.experiments.encoders import ENCODERS
+from benchmarks.experiments.ensembles import ENSEMBLES
 from benchmarks.experiments.tables import TABLES
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="how many, from 0; default: as shown")
     parser.add_argument("--report_only", action="store_true", help="run nothing")
     options, extra = parser.parse_known_args()
-    known = {**TABLES, **ENCODERS}
+    known = {**TABLES, **ENCODERS, **ENSEMBLES}
     unknown = [name for name in options.tables if name not in known]
     if unknown:
         parser.error(f"TABLE must be one of {', '.join(known)}, not {unknown[0]}")

@@ -14,9 +14,10 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
+from benchmarks.experiments.cells import accuracy, flags
 from benchmarks.experiments.running import RUNS, run, usage
 from kerobust.config import format_number
-from kerobust.evaluation.metrics import paired_bootstrap, wilson
+from kerobust.evaluation.metrics import paired_bootstrap
 
 TEACHER = "dino"
 
@@ -101,11 +102,10 @@ def _accuracy(arms, found: list[dict]) -> str:
         row = {"arm": arm}
         kinds = ["clean", *found[0][arm]["robust"], "worst"]
         for kind in kinds:
-            flags = [_flags(seed[arm], kind) for seed in found]
-            row[kind] = _mean(flags) if len(flags) > 1 else _interval(flags[0])
+            row[kind] = accuracy([flags(seed[arm], kind) for seed in found])
         if arm != TEACHER:
             ours, theirs = (
-                np.concatenate([_flags(seed[x], "worst") for seed in found])
+                np.concatenate([flags(seed[x], "worst") for seed in found])
                 for x in (arm, TEACHER)
             )
             difference, low, high = (100 * x for x in paired_bootstrap(ours, theirs))
@@ -126,22 +126,6 @@ def _curves(arms, found: list[dict], key: str) -> str:
             row[format_number(points[0]["epsilon"])] = f"{100 * mean:.1f}"
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-
-
-def _flags(result: dict, kind: str) -> np.ndarray:
-    """Returns bool [N]: which test images are right under `kind`."""
-    examples = result["examples"]
-    return np.asarray(examples["robust"].get(kind, examples.get(kind)), bool)
-
-
-def _mean(flags: list[np.ndarray]) -> str:
-    values = [100 * each.mean() for each in flags]
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
-
-
-def _interval(flags: np.ndarray) -> str:
-    low, high = (100 * x for x in wilson(int(flags.sum()), flags.size))
-    return f"{100 * flags.mean():.1f} [{low:.1f}, {high:.1f}]"
 
 
 _DIGITS_TUNING = (

@@ -8,26 +8,31 @@ from kerobust.attacks.base import Attack
 from kerobust.attacks.config import AttackConfig
 from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.diagnostics import diagnose
+from kerobust.attacks.diverse import DiversePGD
 from kerobust.attacks.fab import FAB
-from kerobust.attacks.gradient import FGSM, PGD, MomentumPGD
+from kerobust.attacks.gradient import FGSM, PGD, DecayingPGD, MomentumPGD
 from kerobust.attacks.margins import (
     DLR,
+    LegacyMargin,
     TargetedCrossEntropy,
     TargetedDLR,
     TargetedMargin,
     ranked_goals,
 )
 from kerobust.attacks.masking.findings import Finding, MaskingError
+from kerobust.attacks.mora import Mora
 from kerobust.attacks.msd import MSD
 from kerobust.attacks.multinorm import MultiNorm, MultiNormReport
 from kerobust.attacks.objectives import (
     CosineDistance,
     CrossEntropy,
     FeatureDistance,
+    FeatureMatch,
     LogitMargin,
     Objective,
     SoftCrossEntropy,
 )
+from kerobust.attacks.reweighted import ReweightedEnsemble
 from kerobust.attacks.sparse import SparsePGD
 from kerobust.attacks.square import Square
 from kerobust.attacks.stochastic import Averaged, Bpda
@@ -40,6 +45,7 @@ ATTACKS = {
     "fgsm": FGSM,
     "pgd": PGD,
     "momentum_pgd": MomentumPGD,
+    "decaying_pgd": DecayingPGD,
     "autopgd": AutoPGD,
     "fab": FAB,
     "square": Square,
@@ -64,18 +70,24 @@ __all__ = [
     "Bpda",
     "CosineDistance",
     "CrossEntropy",
+    "DecayingPGD",
+    "DiversePGD",
     "FeatureDistance",
+    "FeatureMatch",
     "Finding",
     "L1Ball",
     "L2Ball",
+    "LegacyMargin",
     "LinfBall",
     "LogitMargin",
     "MaskingError",
     "MomentumPGD",
+    "Mora",
     "MultiNorm",
     "MultiNormReport",
     "NormBall",
     "Objective",
+    "ReweightedEnsemble",
     "SecurityCurve",
     "SoftCrossEntropy",
     "SparsePGD",

@@ -139,7 +139,7 @@ def _folded(keys, word, number):
 
 
 def _targets(attempt: Attempt, victim: Victim, images, logits, labels):
-    if issubclass(attempt.objective, EmbeddingDistance):
+    if attempt.objective is EmbeddingDistance:
         return victim.embeddings(images)
     labels = tf.constant(labels, tf.int32)
     if not attempt.goal:

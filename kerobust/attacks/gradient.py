@@ -1,4 +1,6 @@
-"""Gradient ascent inside a norm ball: FGSM, PGD and PGD with momentum."""
+"""Gradient ascent inside a norm ball: FGSM, PGD, and PGD with momentum or decay."""
+
+import math
 
 import tensorflow as tf
 
@@ -7,6 +9,8 @@ from kerobust.attacks.base import Attack
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.checks import check_count
 from kerobust.attacks.standing import climb
+
+_OWN = 0.75  # Share of a step in the move of `DecayingPGD`; the rest is the last move.
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")
@@ -50,17 +54,19 @@ class PGD(Attack):
         """Returns what the next step follows, from the gradient and the last result."""
         return gradient
 
+    def _look(self, index, adversarial, targets, objective, keys):
+        """Returns the gradient at a point, and the candidate; keys int32 [B, 2]."""
+        return self._differentiated(index, adversarial, targets, objective)
+
     def _search(self, images, start, targets, objective, epsilon, step_size, keys):
         best = self.keep == "best"
 
         def step(index, given, moving, found):
-            targets, length, room = given
-            adversarial, memory = moving
-            point = (index, adversarial, targets, objective)
-            gradient, here = self._differentiated(*point)
-            memory = self._accumulate(gradient, memory)
-            moved = self._move(adversarial, memory, length, room)
-            return (moved, memory), found.or_better(here) if best else found
+            targets, length, room, keys = given
+            point = (index, moving[0], targets, objective)
+            gradient, here = self._look(*point, keys)
+            moving = self._advance(index, moving, gradient, length, room)
+            return moving, found.or_better(here) if best else found
 
         def finish(given, moving, found):
             last = Candidate.after(moving[0], self.steps)
@@ -75,12 +81,19 @@ class PGD(Attack):
                 targets,
                 per_example(step_size, images),
                 self.ball.room(images, epsilon),
+                keys,
             ),
             moving=(start, tf.zeros_like(start)),
             found=Candidate.worst(start) if best else (),
             steps=self.steps,
             leave=self.stop_when_fooled,
         )
+
+    def _advance(self, index, moving, gradient, length, room):
+        """Returns (images, memory) after step `index` from (images, memory)."""
+        adversarial, memory = moving
+        memory = self._accumulate(gradient, memory)
+        return self._move(adversarial, memory, length, room), memory
 
     def _move(self, adversarial, memory, length, room):
         """Returns the images one step along `memory`, inside the ball."""
@@ -160,4 +173,34 @@ class MomentumPGD(PGD):
     def _accumulate(self, gradient, memory):
         size = tf.reduce_sum(tf.abs(flatten(gradient)), axis=1)
         gradient = tf.math.divide_no_nan(gradient, per_example(size, gradient))
-        return self.decay * memory + gradient
+        past = memory if self.decay == 1.0 else self.decay * memory
+        return past + gradient
+
+
+@tf.keras.saving.register_keras_serializable("kerobust")
+class DecayingPGD(PGD):
+    """PGD whose steps shrink from 2 epsilon along a cosine, with a share of the last.
+
+    Large steps first, and nothing that depends on values: for objectives that do not
+    grow steadily while the victim does worse, such as `ReweightedEnsemble`.
+
+    Args:
+        epsilon: Radius of the ball, pixel units of images in [0, 1].
+        **kwargs: See `PGD`. `step_size` is the first, largest one; None = 2 epsilon.
+
+    References:
+        Yu, Gao & Xu, 2022, arXiv:2211.08008, and its code (`decay_step=cosine`).
+    """
+
+    def _default_step_size(self, epsilon):
+        return 2.0 * epsilon
+
+    def _advance(self, index, moving, gradient, length, room):
+        adversarial, last = moving
+        turn = math.pi * tf.cast(index, tf.float32) / self.steps
+        length = length * (0.5 + 0.5 * tf.cos(turn))
+        ahead = self._move(adversarial, gradient, length, room)
+        own = tf.where(index > 0, _OWN, 1.0)
+        moved = adversarial + own * (ahead - adversarial) + (1.0 - own) * last
+        moved = self.ball.confine(moved, room)
+        return moved, moved - adversarial

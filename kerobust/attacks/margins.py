@@ -30,6 +30,41 @@ class DLR(LogitMargin):
         return super().values(outputs, targets) / _spread(outputs, targeted=False)
 
 
+class LegacyMargin(LogitObjective):
+    """Clipped margin of older code that masks the label by a product with 0.
+
+    -max(z_y - max_j (0 if j = y else z_j) + confidence, 0). The masked logit still
+    takes part in the maximum, as 0: on log-probabilities, which are negative, nothing
+    is left of the wrong classes, and the gradient is 0 as soon as the probability of
+    the label is below exp(-confidence), 0.905. For comparisons with published numbers
+    only; `LogitMargin` leaves the label out.
+
+    Args:
+        victim: Maps images float32 [B, H, W, C] to logits or log-probabilities [B, K].
+        confidence: How far below the others the label must fall, at least 0.
+
+    Raises:
+        ValueError: If `confidence` is negative.
+
+    References:
+        Yang et al., 2020, arXiv:2009.14720, its code (loss "cw" of its attacks).
+    """
+
+    def __init__(self, victim, *, confidence: float = 0.1):
+        if not confidence >= 0:
+            raise ValueError(
+                f"`confidence` must be at least 0. Received: confidence={confidence}."
+            )
+        super().__init__(victim)
+        self.confidence = float(confidence)
+
+    def values(self, outputs, targets):
+        own = tf.one_hot(class_indices(targets), tf.shape(outputs)[-1])
+        label = tf.reduce_sum(own * outputs, axis=-1)
+        other = tf.reduce_max((1.0 - own) * outputs, axis=-1)
+        return -tf.nn.relu(label - other + self.confidence)
+
+
 class _GoalObjective(LogitObjective):
     """Base of objectives on {"labels": int [B], "goals": int [B]}.
 

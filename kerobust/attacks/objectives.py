@@ -173,6 +173,21 @@ class FeatureDistance(_FeatureObjective):
         return tf.reduce_mean(flatten(tf.square(difference)), axis=1)
 
 
+class FeatureMatch(FeatureDistance):
+    """Minus the mean squared difference: images that look like others to one layer.
+
+    Args:
+        victim: Maps images float32 [B, H, W, C] to one feature tensor [B, ...].
+
+    References:
+        Ilyas et al., 2019, arXiv:1905.02175, section 3.2; Yang et al., 2020,
+        arXiv:2009.14720, equation 1.
+    """
+
+    def values(self, outputs, targets):
+        return -super().values(outputs, targets)
+
+
 class CosineDistance(_FeatureObjective):
     """1 - cosine of the features [B, ...] and reference features, in [0, 2].
 

@@ -8,12 +8,12 @@ import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
 
 from kerobust.attacks.arguments import any_batch
-from kerobust.attacks.embedding import EmbeddingDistance, embedded
+from kerobust.attacks.embedding import embedded
 from kerobust.attacks.objectives import LogitObjective, Objective, infer
 from kerobust.attacks.stochastic import Averaged
 from kerobust.config import UserError
 
-Kind = type[LogitObjective] | type[EmbeddingDistance]
+Kind = Callable[[Any], Objective]  # Of a victim, such as a class of objectives.
 
 
 class Victim:
@@ -31,7 +31,7 @@ class Victim:
         self.model: Any = model  # It may have an `encoder`.
         self.draws = draws
         self._counts = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in "fb"]
-        self._objectives: dict[type, Objective] = {}
+        self._objectives: dict[Kind, Objective] = {}
         self._functions: dict[tuple[str, tf.TensorSpec], Callable] = {}
 
     def __call__(self, images: tf.Tensor):
@@ -44,8 +44,18 @@ class Victim:
         outputs = infer(self.model, images)
         if not tf.is_tensor(outputs) or outputs.shape.rank != 2:
             return outputs  # Whoever wants logits refuses them in its own words.
-        path = 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])
-        return outputs + path[:, tf.newaxis]
+        return _reached(outputs, images)
+
+    def member_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns what each member of an ensemble says [N, B, K]; for graphs too.
+
+        An image that passes through all members counts once.
+
+        Args:
+            images: float32 [B, H, W, C].
+        """
+        images = self._counted(images)
+        return _reached(infer(self.model.member_logits, images), images)
 
     def embed(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the class tokens of the model's encoder [B, D]; for graphs too.
@@ -71,7 +81,12 @@ class Victim:
         return counted(images)
 
     def objective(self, kind: Kind) -> Objective:
-        """Returns the objective `kind` on this model, always the same one."""
+        """Returns the objective `kind` on this model, always the same one.
+
+        Args:
+            kind: Class of objectives, or another function of a victim; told by identity
+                or hash.
+        """
         if kind not in self._objectives:
             objective = kind(self)
             averaged = Averaged(objective, self.draws) if self.draws > 1 else objective
@@ -128,3 +143,8 @@ class Victim:
     def _converted_embed(self, images):
         with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
             return self.embed(images)
+
+
+def _reached(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Returns outputs [.., B, K] with a path of gradient 0 to images [B, H, W, C]."""
+    return outputs + 0.0 * tf.reduce_sum(images, axis=[1, 2, 3])[:, tf.newaxis]

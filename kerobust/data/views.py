@@ -27,6 +27,7 @@ def training_batches(
     seed: int = 0,
     augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = identity,
     views: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None,
+    partners: bool = False,
 ) -> tf.data.Dataset:
     """Returns the batches of steps `start_step` to `steps - 1`.
 
@@ -44,6 +45,8 @@ def training_batches(
             without AutoGraph.
         views: (images before `augment`, keys) -> further entries of the batch, tensors
             whose first dimension is B; None = none.
+        partners: Whether each batch has a second one beside it, from an order and
+            with augmentations of its own, as "partners" float32 [B, H, W, 3].
 
     Returns:
         Dataset of {"images": float32 [B, H, W, 3] in [0, 1], "labels": int32 [B],
@@ -63,10 +66,14 @@ def training_batches(
 
     @_plain
     def epoch_batches(epoch):
-        keys = fold_in(example_keys(seed, epoch, ids), "order")
-        order = tf.argsort(tf.bitcast(keys, tf.int64), stable=True)
-        order = tf.reshape(order[: per_epoch * batch_size], [per_epoch, batch_size])
-        positions = tf.data.Dataset.from_tensor_slices(order)
+        keys = example_keys(seed, epoch, ids)
+        words = ("order", "order of partners") if partners else ("order",)
+        orders = []
+        for word in words:
+            order = tf.bitcast(fold_in(keys, word), tf.int64)
+            order = tf.argsort(order, stable=True)[: per_epoch * batch_size]
+            orders.append(tf.reshape(order, [per_epoch, 1, batch_size]))
+        positions = tf.data.Dataset.from_tensor_slices(tf.concat(orders, axis=1))
         return positions.map(lambda batch: (epoch, batch))
 
     # Steps before the start are skipped as positions, before any image is read.
@@ -80,12 +87,17 @@ def _training_loader(split: Split, seed: int, augment, views) -> Callable:
     ids, labels = _on_cpu(split.ids), _on_cpu(split.labels)
 
     def load(epoch, positions):
+        positions, *others = tf.unstack(positions)
         batch_ids = tf.gather(ids, positions)
         keys = example_keys(seed, epoch, batch_ids)
         originals = split.fetch(positions)
         images = augment(originals, keys)
         more = views(originals, keys) if views is not None else {}
         more["images"] = images
+        for other in others:
+            other_keys = example_keys(seed, epoch, tf.gather(ids, other))
+            other_keys = fold_in(other_keys, "partner")
+            more["partners"] = augment(split.fetch(other), other_keys)
         rows = positions.shape[0]
         shaped = {
             name: tf.ensure_shape(value, [rows, *value.shape[1:]])

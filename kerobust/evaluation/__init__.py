@@ -2,6 +2,12 @@
 
 from kerobust.evaluation.attention import attention_maps, attention_panel
 from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
+from kerobust.evaluation.diversity import (
+    Diversity,
+    DiversityConfig,
+    VulnerabilityDiversity,
+    vulnerability_diversity,
+)
 from kerobust.evaluation.evaluator import Evaluator, evaluate
 from kerobust.evaluation.knn import knn_predict
 from kerobust.evaluation.linear import fit_linear
@@ -14,6 +20,8 @@ from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.transfer import TransferMatrix, transfer_matrix
 
 __all__ = [
+    "Diversity",
+    "DiversityConfig",
     "EvaluateConfig",
     "Evaluation",
     "Evaluator",
@@ -22,6 +30,7 @@ __all__ = [
     "RepresentConfig",
     "Representation",
     "TransferMatrix",
+    "VulnerabilityDiversity",
     "amplify",
     "attention_maps",
     "attention_panel",
@@ -35,6 +44,7 @@ __all__ = [
     "row",
     "table",
     "transfer_matrix",
+    "vulnerability_diversity",
     "wilson",
     "write_report",
 ]

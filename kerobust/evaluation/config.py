@@ -9,7 +9,13 @@ from kerobust.models.heads import POOLINGS
 
 SUITES = {"autoattack": "standard", "autoattack-plus": "plus"}
 EMBED = "embed"  # Attacks the encoder's representation; the classifier only judges.
-NAMES = tuple(dict.fromkeys((*ATTACKS, EMBED, *SUITES, *MEMBERS)))
+MORA = "mora"  # Attacks an ensemble through its members.
+NAMES = tuple(dict.fromkeys((*ATTACKS, EMBED, MORA, *SUITES, *MEMBERS)))
+# Attack -> what a model must have for it, and what it is if it has not.
+NEEDS = {
+    EMBED: ("encoder", "without an encoder"),
+    MORA: ("member_logits", "no ensemble"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +28,8 @@ class EvaluateConfig(Config):
         ("fgsm", "pgd", "momentum_pgd"),
         "Attacks; an example counts as robust if it withstands all of them. embed is"
         " PGD on the distance of the encoder's class token from its clean one, blind to"
-        " the head. autoattack (and -plus) and its members keep their own steps and"
-        " queries.",
+        " the head. mora attacks ensembles through their members. autoattack"
+        " (and -plus) and its members keep their own steps and queries.",
         choices=NAMES,
     )
     steps: int = setting(20, "Steps of the iterative attacks.", low=1)
@@ -70,6 +76,11 @@ class EvaluateConfig(Config):
         False,
         "Whether the encoders are examined too: the attack on the representation,"
         " nearest neighbours, attention; settings under --represent.",
+    )
+    diversity: bool = setting(
+        True,
+        "Whether ensembles are examined too: transfer between members and what they"
+        " share; settings under --diversity.",
     )
 
     def __post_init__(self):

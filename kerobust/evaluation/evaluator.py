@@ -18,7 +18,7 @@ from kerobust.attacks.victim import Victim
 from kerobust.batch_state import BatchState, array_digest, weights_digest
 from kerobust.config import UserError
 from kerobust.data import Split, evaluation_batches
-from kerobust.evaluation.config import EMBED, EvaluateConfig
+from kerobust.evaluation.config import EMBED, NEEDS, EvaluateConfig
 from kerobust.evaluation.jobs import (
     Job,
     make_attacks,
@@ -204,25 +204,28 @@ def _assemble(found, jobs, curve, evaluator, findings, suites) -> Evaluation:
 
 
 def _fitting(config: EvaluateConfig, model) -> EvaluateConfig:
-    """Returns the configuration without attacks on an encoder that is not there."""
-    if hasattr(model, "encoder"):
-        return config
+    """Returns the configuration without attacks on what the model has not."""
+    lost = [name for name, (part, _) in NEEDS.items() if not hasattr(model, part)]
     attacks, curves = (
-        tuple(name for name in names if name != EMBED)
+        tuple(name for name in names if name not in lost)
         for names in (config.attacks, config.curve_attacks)
     )
     if not attacks:
+        reasons = " and ".join(NEEDS[name][1] for name in config.attacks)
         raise UserError(
-            "`--evaluate.attacks` must name another attack than embed for a model "
-            f"without an encoder. Received: attacks={config.attacks}. Add pgd."
+            "`--evaluate.attacks` must name another attack than "
+            f"{' and '.join(config.attacks)} for a model that is {reasons}. "
+            f"Received: attacks={config.attacks}. Add pgd."
         )
     return config.replace(attacks=attacks, curve_attacks=curves)
 
 
 def _left_out(config: EvaluateConfig, robust: dict) -> list[str]:
-    if EMBED not in config.attacks or EMBED in robust:
-        return []
-    return ["There is no encoder, so embed was left out, of the worst case too."]
+    return [
+        f"The model is {reason}, so {name} was left out, of the worst case too."
+        for name, (_, reason) in NEEDS.items()
+        if name in config.attacks and name not in robust
+    ]
 
 
 def _merge(parts: list[dict]) -> dict:

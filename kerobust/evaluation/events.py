@@ -5,7 +5,10 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-_SUFFIX = ".evaluate"  # Marks the files of this module, which alone it replaces.
+from kerobust.evaluation.plots import heat_map
+
+# Mark the files of this module, which alone it replaces.
+_SUFFIX, _SHARED = ".evaluate", ".diversity"
 
 
 def write_events(folder: pathlib.Path, found: dict[str, dict]) -> None:
@@ -19,14 +22,37 @@ def write_events(folder: pathlib.Path, found: dict[str, dict]) -> None:
         folder: Where; made if needed.
         found: Model -> what `Representation` returns.
     """
+    _replace(folder, _SUFFIX, found, _write)
+
+
+def write_shared(folder: pathlib.Path, found: dict[str, dict]) -> None:
+    """Writes what members share; replaces what earlier calls wrote.
+
+    Tags are `<model>/transfer`, the picture of the success rates, and scalars
+    `<model>/diversity`.
+
+    Args:
+        folder: Where; made if needed.
+        found: Model -> what `Diversity` returns.
+    """
+    _replace(folder, _SHARED, found, _write_shared)
+
+
+def _replace(folder: pathlib.Path, suffix: str, found: dict[str, dict], write) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(f"*tfevents*{_SUFFIX}"):
+    for path in folder.glob(f"*tfevents*{suffix}"):
         path.unlink()
-    writer = tf.summary.create_file_writer(str(folder), filename_suffix=_SUFFIX)
+    writer = tf.summary.create_file_writer(str(folder), filename_suffix=suffix)
     with writer.as_default(0):
         for name, item in found.items():
-            _write(name, item)
+            write(name, item)
     writer.close()
+
+
+def _write_shared(name: str, item: dict) -> None:
+    picture = tf.io.decode_png(heat_map(item["transfer"]["success"]), channels=3)
+    tf.summary.image(f"{name}/transfer", picture[tf.newaxis])
+    tf.summary.scalar(f"{name}/diversity", item["diversity"]["mean"])
 
 
 def _write(name: str, item: dict) -> None:

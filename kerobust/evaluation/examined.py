@@ -1,4 +1,4 @@
-"""What a report says about representations, as titles, sentences and tables."""
+"""What a report says about representations and members: sentences and tables."""
 
 from kerobust.config import format_number
 from kerobust.evaluation.parts import Grid, Section, percent
@@ -24,6 +24,23 @@ _NORMALISATION = (
     "that bypasses the normalisation, say) keeps its accuracy for that reason alone, "
     "which must not be taken for robustness."
 )
+_TRANSFER = (
+    "Images that all members have right, attacked in one of them by PGD (linf, "
+    "epsilon {epsilon}, {steps} steps, {restarts} random starts) and shown to the "
+    "others and to the ensemble: the share that any of the starts fools."
+)
+_DISTILLED = (
+    "d(i, j) = the mean loss of member j on images that one layer of member i takes "
+    "for other images (linf, epsilon {epsilon}, {steps} steps), with the labels of "
+    "these, and the other way round. Larger = less is shared."
+)
+_SURROGATES = (
+    "Right in %, under images that were made on ensembles which share nothing with "
+    "those of this run (linf, epsilon {epsilon}, {steps} steps, {restarts} random "
+    "starts; an image counts only if it withstands all of them): momentum PGD, and "
+    "the same through changing frames, on cross-entropy (CE) and on the margin. all = "
+    "under every one of these attacks."
+)
 _ATTENTION = (
     "What the class token takes from each patch in the last block: per image a row "
     "without attack and below it one under attack; first the image, then every head, "
@@ -48,6 +65,64 @@ def examined_sections(found: dict[str, dict]) -> list[Section]:
         Section("Control: normalisation", [_NORMALISATION], *_control_grid(found)),
         *[Section("Attention", [_ATTENTION], figure="attention")] * shown,
     ]
+
+
+def shared_sections(found: dict[str, dict]) -> list[Section]:
+    """Returns the parts of a report about what members share, none if there are none.
+
+    Args:
+        found: Row name -> what `Diversity` returns.
+    """
+    if not found:
+        return []
+    used = next(iter(found.values()))["attack"]
+    transfer = _TRANSFER.format(
+        epsilon=format_number(used["epsilon"]),
+        steps=used["steps"],
+        restarts=used["restarts"],
+    )
+    distilled = _DISTILLED.format(
+        epsilon=format_number(used["distil_epsilon"]), steps=used["distil_steps"]
+    )
+    cells = [
+        [name, str(item["images"]), f"{item['diversity']['mean']:.3f}"]
+        for name, item in found.items()
+    ]
+    headers = ["model", "images", "mean d(i, j)"]
+    return [
+        Section("Transfer between members", [transfer], *_carried(found), "transfer"),
+        Section("Diversity of vulnerabilities", [distilled], headers, cells),
+        Section("Attacks made on other ensembles", *_surrogate_part(found, used)),
+    ]
+
+
+def _surrogate_part(found: dict[str, dict], used: dict) -> tuple:
+    """Returns sentence, headers and rows about surrogates; empty without any."""
+    kinds = next(iter(found.values()))["black_box"]
+    if kinds is None:
+        return [], [], []
+    text = _SURROGATES.format(
+        epsilon=format_number(used["epsilon"]),
+        steps=used["surrogate_steps"],
+        restarts=used["surrogate_restarts"],
+    )
+    cells = [
+        [kind, *(percent(item["black_box"][kind]) for item in found.values())]
+        for kind in kinds
+    ]
+    return [text], ["made on", *(f"{name} %" for name in found)], cells
+
+
+def _carried(found: dict[str, dict]) -> Grid:
+    """Returns the success rate of every pair of every ensemble."""
+    shown = list(next(iter(next(iter(found.values()))["transfer"]["success"].values())))
+    cells = []
+    for name, item in found.items():
+        for made, line in item["transfer"]["success"].items():
+            rates = [line.get(victim) for victim in shown]
+            texts = ["-" if rate is None else f"{100 * rate:.1f}" for rate in rates]
+            cells.append([name, made, *texts])
+    return ["model", "made on", *(f"{victim} %" for victim in shown)], cells
 
 
 def _drift_grid(found: dict[str, dict]) -> Grid:

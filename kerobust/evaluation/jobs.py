@@ -14,9 +14,10 @@ from kerobust.attacks.balls import BALLS, NormBall, canonical_norm
 from kerobust.attacks.base import Attack
 from kerobust.attacks.embedding import EmbeddingDistance
 from kerobust.attacks.members import MEMBERS
+from kerobust.attacks.mora import mora_attempts
 from kerobust.attacks.victim import Victim
 from kerobust.config import UserError
-from kerobust.evaluation.config import EMBED, SUITES
+from kerobust.evaluation.config import EMBED, MORA, SUITES
 
 _ONE_STEP = ("fgsm",)
 
@@ -68,7 +69,8 @@ def make_attacks(threat: AttackConfig, config) -> dict[str, Attack | AutoAttack]
         options["stop_when_fooled"] = True
         if name not in _ONE_STEP:
             options["steps"] = config.steps
-        attacks[name] = ATTACKS[name](threat.epsilon, **options)
+        kind = ATTACKS["decaying_pgd" if name == MORA else name]
+        attacks[name] = kind(threat.epsilon, **options)
     return attacks
 
 
@@ -96,6 +98,8 @@ def make_jobs(
             return Job(name, float(epsilon), ball, attack.attempts(classes))
         restarts = config.restarts if name == "pgd" else 1
         cost = 3 * (1 if name in _ONE_STEP else config.steps)
+        if name == MORA:
+            return Job(name, float(epsilon), ball, mora_attempts(attack, cost))
         objective = EmbeddingDistance if name == EMBED else CrossEntropy
         attempts = [
             Attempt(name, attack, objective, restart=restart, cost=cost)

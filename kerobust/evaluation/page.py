@@ -71,6 +71,11 @@ def _figures(report: dict, kind: str) -> list[str]:
         ]
     if kind == "drift":
         return _drifts(report["representation"])
+    if kind == "transfer":
+        return [
+            _figure(plots.heat_map(found["transfer"]["success"]), f"{name}: {_CARRIED}")
+            for name, found in report["diversity"].items()
+        ]
     if kind == "attention":
         return [
             _figure(plots.encode(found["attention"]), f"{name}: {_HEADS}")
@@ -98,6 +103,8 @@ def _drifts(found: dict[str, dict]) -> list[str]:
         figures.append(_figure(plots.drift(values), caption))
     return figures
 
+
+_CARRIED = "share of images that were right and are fooled, in %."
 
 _HEADS = "image and heads of the last block; pairs of rows, clean above attacked."
 

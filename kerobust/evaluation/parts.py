@@ -14,7 +14,7 @@ class Section(NamedTuple):
         headers: Column names.
         cells: Rows of text.
         figure: Which figure belongs here: "bars", "curves", "pictures", "drift",
-            "attention" or "".
+            "transfer", "attention" or "".
     """
 
     title: str

@@ -129,6 +129,31 @@ def drift(values: Mapping[str, list[float]]) -> bytes:
     return _png(figure)
 
 
+def heat_map(success: Mapping[str, Mapping[str, float | None]]) -> bytes:
+    """Returns a PNG of the success rates of attacks that are carried over.
+
+    Args:
+        success: Made on -> shown to -> rate in [0, 1], None where nothing was right.
+    """
+    columns = list(next(iter(success.values())))
+    values = [[line[name] for name in columns] for line in success.values()]
+    rates = 100 * np.array(values, float)
+    figure, axes = _figure(2 + 0.9 * len(columns))
+    image = axes.imshow(rates, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    for (row, column), rate in np.ndenumerate(rates):
+        text = "-" if np.isnan(rate) else f"{rate:.0f}"
+        shade = "white" if rate < 60 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=shade)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(success)), list(success))
+    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_parse_math(False)
+    axes.set_xlabel("shown to")
+    axes.set_ylabel("made on")
+    figure.colorbar(image, label="fooled (%)")
+    return _png(figure)
+
+
 def encode(image: np.ndarray) -> bytes:
     """Returns the PNG of an image uint8 [H, W, 3]."""
     from matplotlib.image import imsave

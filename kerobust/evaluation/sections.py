@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from kerobust.config import format_number
-from kerobust.evaluation.examined import examined_sections
+from kerobust.evaluation.examined import examined_sections, shared_sections
 from kerobust.evaluation.parts import Grid, Section, percent
 
 # How a classifier on an encoder was trained on labels -> what that means.
@@ -77,6 +77,7 @@ def sections(report: dict) -> list[Section]:
         Section("Members of the suites, each on what stood", [], *_suite_grid(report)),
         Section("Robust accuracy by epsilon", [], *_curve_grid(report), "curves"),
         *examined_sections(report.get("representation", {})),
+        *shared_sections(report.get("diversity", {})),
         Section("Pictures", [], *_picture_grid(report), "pictures"),
         Section("Perturbation norms", [], *_norm_grid(rows)),
         Section("Seconds", [], *_seconds_grid(rows)),

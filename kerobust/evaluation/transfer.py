@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from kerobust.attacks import Attack
 from kerobust.attacks.checks import check_count
+from kerobust.attacks.objectives import Objective
 from kerobust.attacks.victim import Victim
 from kerobust.evaluation.results import share
 from kerobust.randomness import example_keys
@@ -107,30 +108,34 @@ class TransferMatrix:
 
 def transfer_matrix(
     attack: Attack,
-    surrogates: Mapping[str, Model],
+    surrogates: Mapping[str, Model | Objective],
     victims: Mapping[str, Model],
     images,
     labels,
     *,
     batch_size: int = 256,
     seed: int = 0,
+    restarts: int = 1,
 ) -> TransferMatrix:
     """Returns how adversarial images of some models fare against others.
 
-    Each surrogate is attacked once, and what was made is shown to all victims. Row i
-    has the random key `example_keys(seed, 0, i)` on every surrogate, so that the batch
-    size changes nothing.
+    Each surrogate is attacked, and what was made is shown to all victims. In restart r,
+    row i has the random key `example_keys(seed, r, i)` on every surrogate, so that the
+    batch size changes nothing.
 
     Args:
         attack: Any attack. Leave `stop_when_fooled` off: a point that has just crossed
             the border of the surrogate transfers badly.
-        surrogates: Name -> model, images float32 [B, H, W, C] -> logits [B, K].
+        surrogates: Name -> model, images float32 [B, H, W, C] -> logits [B, K], or an
+            `Objective` on one.
         victims: Name -> model. One that is the same object as a surrogate, or has its
             name, is under a white-box attack there.
         images: float [N, H, W, C] in [0, 1].
         labels: int [N].
         batch_size: Images per batch.
         seed: Seed of the attack's noise.
+        restarts: How many times each image is attacked; a victim must withstand all
+            that was made. The attack's own restarts keep what fools the surrogate best.
 
     Raises:
         ValueError: If there are no images, surrogates or victims.
@@ -145,16 +150,20 @@ def transfer_matrix(
         if not len(each):
             raise ValueError(f"`{name}` must hold at least one. Received: none.")
     check_count("batch_size", batch_size)
+    check_count("restarts", restarts)
     judges = [Victim(model) for model in victims.values()]
     clean, robust = [], []
     for start in range(0, len(images), int(batch_size)):
         rows = np.arange(start, min(start + int(batch_size), len(images)))
-        given, keys = (images[rows], labels[rows]), example_keys(seed, 0, rows)
+        given = (images[rows], labels[rows])
         right = _right(judges, *given)
-        made = (attack(*given, model, keys=keys) for model in surrogates.values())
-        under = [_right(judges, adversarial, labels[rows]) for adversarial in made]
+        under = np.stack([right] * len(surrogates))
+        for restart in range(restarts):
+            keys = example_keys(seed, restart, rows)
+            made = (attack(*given, model, keys=keys) for model in surrogates.values())
+            under &= [_right(judges, adversarial, labels[rows]) for adversarial in made]
         clean.append(right)
-        robust.append(right & np.array(under))
+        robust.append(under)
     same = [
         [own is other or name == also for also, other in victims.items()]
         for name, own in surrogates.items()

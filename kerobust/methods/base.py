@@ -26,6 +26,11 @@ class Method(tf.keras.Model):
     Attributes:
         TERMS: Names of the loss terms; the loss is their sum.
         MEASURES: Names of further means that are logged, not minimised.
+        SUPERVISED: Whether it trains on labelled images; then `from_experiment` takes
+            `num_classes` too.
+        PARTNERS: Whether batches have `partners`, a second batch of images.
+        EXPORT: Folder of the run in which the result is kept.
+        STARTS_FROM: Method of the stage `start`.
         monitors: Limits of means beyond which training is pointless.
         view_maker: (images float32 [B, H, W, C] in [0, 1], keys int32 [B, 2]) -> dict
             of further entries of a batch, made by the input pipeline; None = none.
@@ -33,6 +38,10 @@ class Method(tf.keras.Model):
 
     TERMS: tuple[str, ...] = ()
     MEASURES: tuple[str, ...] = ()
+    SUPERVISED: bool = False
+    PARTNERS: bool = False
+    EXPORT: str = "encoder"
+    STARTS_FROM: str = "dino"
     monitors: tuple[Monitor, ...] = ()
     view_maker: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None
 

@@ -97,7 +97,7 @@ class FrozenTeacher(Method):
                 f"`--run.init_from` must name the bundle of a teacher for --method="
                 f"{cls.SECTION}. Received: init_from=None and no teacher in "
                 f"{experiment.run.workdir}. Name a bundle, convert published weights "
-                "(python -m kerobust.convert), or add teacher to --run.stages."
+                "(python -m kerobust.convert), or add start to --run.stages."
             )
         check_images(known, image_shape)
         teacher = frozen_copy(known)

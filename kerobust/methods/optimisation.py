@@ -108,10 +108,10 @@ class PretrainConfig(OptimisationConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherConfig(PretrainConfig):
-    """How the stage `teacher` trains a DINO encoder; the defaults are DINO's."""
+class StartConfig(PretrainConfig):
+    """How the stage `start` trains what the method starts from; DINO's defaults."""
 
-    SECTION = "teacher"
+    SECTION = "start"
 
     epochs: int = setting(100, "Passes over the training images.", low=1)
     batch_size: int = setting(512, "Images per update over all devices.", low=1)

@@ -2,6 +2,8 @@
 
 from kerobust.models.bundle import load_bundle, read_info, save_bundle
 from kerobust.models.checkpoint_files import read_state
+from kerobust.models.convnet import ConvConfig, ConvNet
+from kerobust.models.ensemble import Ensemble
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder, Mask, pixel_mask, random_mask
 from kerobust.models.pretrained import load_resnet18, load_torch_resnet
@@ -12,13 +14,21 @@ from kerobust.models.torch_names import ignored_names, to_torch_names
 from kerobust.models.vit import VisionTransformer, VitConfig
 from kerobust.models.weights import copy_encoder_weights, named_weights
 
-ENCODERS = {"resnet": ResNet, "resnet18": ResNet18, "vit": VisionTransformer}
+ENCODERS = {
+    "conv": ConvNet,
+    "resnet": ResNet,
+    "resnet18": ResNet18,
+    "vit": VisionTransformer,
+}
 
 __all__ = [
     "ENCODERS",
     "SOURCES",
     "Classifier",
     "ClassifierHead",
+    "ConvConfig",
+    "ConvNet",
+    "Ensemble",
     "MaeDecoder",
     "Mask",
     "ResNet",

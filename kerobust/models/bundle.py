@@ -20,6 +20,8 @@ import safetensors.numpy
 import tensorflow as tf
 
 from kerobust.config import UserError
+from kerobust.models.convnet import ConvNet
+from kerobust.models.ensemble import Ensemble
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder
 from kerobust.models.projector import DinoHead
@@ -32,9 +34,11 @@ CLASSES = {
     "VisionTransformer": VisionTransformer,
     "ResNet": ResNet,
     "ResNet18": ResNet18,
+    "ConvNet": ConvNet,
     "MaeDecoder": MaeDecoder,
     "ClassifierHead": ClassifierHead,
     "Classifier": Classifier,
+    "Ensemble": Ensemble,
     "DinoHead": DinoHead,
 }
 CONFIG, WEIGHTS, MANIFEST = "config.json", "weights.safetensors", "manifest.json"
@@ -127,6 +131,8 @@ def _write(models, folder: Path, info: dict) -> None:
 
 def _describe(value):
     """Returns class and settings of a serialised Keras object, nested ones included."""
+    if isinstance(value, list):
+        return [_describe(item) for item in value]
     if not isinstance(value, Mapping) or "class_name" not in value:
         return value
     name = value["class_name"]
@@ -141,6 +147,8 @@ def _describe(value):
 
 def _construct(value):
     """Returns the object that `_describe` described; knows no class but `CLASSES`."""
+    if isinstance(value, list):
+        return [_construct(item) for item in value]
     if not isinstance(value, Mapping):
         return value
     settings = {key: _construct(item) for key, item in value["config"].items()}

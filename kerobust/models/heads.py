@@ -1,5 +1,7 @@
 """Heads that turn tokens into predictions."""
 
+import itertools
+
 import tensorflow as tf
 
 from kerobust.config import UserError, check_name
@@ -150,6 +152,33 @@ class Classifier(tf.keras.Model):
             return self.encoder(images, training=training, keys=keys)
         given = {"training": training, "keys": keys}
         return self.encoder.intermediate_tokens(images, count, **given)
+
+    @property
+    def layer_count(self) -> int:
+        """Number of layers that `layer` knows: the encoder's and the logits."""
+        return self.encoder.layer_count + 1
+
+    def layer(self, images, number: int, training=None, keys=None) -> tf.Tensor:
+        """Returns what one layer computes before its activation, float32 [B, ...].
+
+        No later layer runs.
+
+        Args:
+            images, training, keys: As of a call.
+            number: In [1, `layer_count`]; the last one gives the logits.
+
+        Raises:
+            UserError: If there is no such layer.
+        """
+        if not 1 <= number <= self.layer_count:
+            raise UserError(
+                f"`number` must lie in [1, {self.layer_count}], the layers of the "
+                f"classifier. Received: number={number}."
+            )
+        if number == self.layer_count:
+            return self(images, training=training, keys=keys)
+        outputs = self.encoder.layer_outputs(images, training=training, keys=keys)
+        return next(itertools.islice(outputs, number - 1, None))
 
     def layer_groups(self) -> list[list[tf.Variable]]:
         """Returns the encoder's groups with the head in the last one."""

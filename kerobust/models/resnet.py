@@ -1,12 +1,15 @@
-"""Residual networks for small images, and the one whose shortcuts have no weights."""
+"""Residual networks for small images: what they share, and those of three stages."""
+
+from collections.abc import Iterator
 
 import tensorflow as tf
 
-from kerobust.config import UserError
+from kerobust.config import UserError, check_name
 from kerobust.models.normalisation import normalise, per_channel
 from kerobust.types import Tokens
 
 WIDTHS = (16, 32, 64)  # Channels of the three stages.
+SHORTCUTS = ("zeros", "projection")
 _ONE_AROUND = [[0, 0], [1, 1], [1, 1], [0, 0]]
 
 
@@ -41,11 +44,22 @@ class ResidualBlock(tf.keras.layers.Layer):
             training: Python bool; batch norm uses and records statistics of the batch
                 if true.
         """
+        _, total = self.halves(maps, training)
+        return tf.nn.relu(total)
+
+    def halves(self, maps, training=None) -> Iterator[tf.Tensor]:
+        """Yields what is computed before each ReLU: the inner map, then the sum.
+
+        Args:
+            maps, training: As in `call`; nothing after the map that is taken last runs.
+        """
+        maps = tf.cast(maps, self.compute_dtype)
         # At stride 2, padding "same" would put everything at the right and the bottom.
         padded = maps if self.stride == 1 else tf.pad(maps, _ONE_AROUND)
-        branch = tf.nn.relu(self.norm1(self.conv1(padded), training=training))
-        branch = self.norm2(self.conv2(branch), training=training)
-        return tf.nn.relu(branch + self._shortcut(maps, training))
+        branch = self.norm1(self.conv1(padded), training=training)
+        yield branch
+        branch = self.norm2(self.conv2(tf.nn.relu(branch)), training=training)
+        yield branch + self._shortcut(maps, training)
 
     def _shortcut(self, maps, training):
         zeros = self.width - maps.shape[-1]
@@ -54,6 +68,34 @@ class ResidualBlock(tf.keras.layers.Layer):
         kept = maps[:, :: self.stride, :: self.stride]
         around = [zeros // 2, zeros - zeros // 2]
         return tf.pad(kept, [[0, 0], [0, 0], [0, 0], around])
+
+
+class ProjectionBlock(ResidualBlock):
+    """A `ResidualBlock` whose shortcut has weights where shapes change.
+
+    There, the shortcut is a convolution of single pixels at the block's stride, and
+    batch norm.
+
+    Args:
+        width: Channels of the result.
+        stride: Stride of the first convolution and of the shortcut.
+        projects: Whether the shortcut has weights; else it is the input itself.
+
+    References:
+        He et al., 2016, arXiv:1512.03385, section 3.3, option B.
+    """
+
+    def __init__(self, width: int, stride: int = 1, *, projects: bool, **kwargs):
+        super().__init__(width, stride, **kwargs)
+        self.projects = projects
+        if projects:
+            self.shortcut = convolution(width, stride, "shortcut", side=1)
+            self.shortcut_norm = batch_norm("shortcut_norm")
+
+    def _shortcut(self, maps, training):
+        if not self.projects:
+            return maps
+        return self.shortcut_norm(self.shortcut(maps), training=training)
 
 
 class ResidualNetwork(tf.keras.Model):
@@ -80,20 +122,47 @@ class ResidualNetwork(tf.keras.Model):
         H and W are those of the first convolution in the first stage; each later stage
         halves (rounding up) the sizes and doubles the width.
         """
-        if images.shape[-1] != self.channels:
-            raise UserError(
-                f"`images` must be [B, H, W, {self.channels}], with the channels that "
-                f"the encoder was built for. Received: images.shape={images.shape}."
-            )
-        images = normalise(images, self._mean, self._std)
-        images = self._padded(images)
-        features = tf.nn.relu(self.norm1(self.conv1(images), training=training))
+        features = tf.nn.relu(self._first(images, training))
         maps = []
         for stage in self.stages:
             for block in stage:
                 features = block(features, training=training)
             maps.append(tf.cast(features, tf.float32))
         return maps
+
+    @property
+    def layer_count(self) -> int:
+        """How many maps `layer_outputs` yields: the first, then two of every block."""
+        return 1 + 2 * sum(map(len, self.stages))
+
+    def layer_outputs(self, images, training=None, keys=None) -> Iterator[tf.Tensor]:
+        """Yields the map before every ReLU, float32 [B, H, W, D], input to output.
+
+        Layers after the one that is taken last neither run nor touch batch norm.
+
+        Args:
+            images, training, keys: As of a call.
+
+        References:
+            Yang et al., 2020, arXiv:2009.14720, and its code: the layers of DVERGE.
+        """
+        features = self._first(images, training)
+        yield tf.cast(features, tf.float32)
+        for stage in self.stages:
+            for block in stage:
+                for half in block.halves(tf.nn.relu(features), training):
+                    yield tf.cast(half, tf.float32)
+                features = half
+
+    def _first(self, images, training):
+        """Returns the first convolution, normalised."""
+        if images.shape[-1] != self.channels:
+            raise UserError(
+                f"`images` must be [B, H, W, {self.channels}], with the channels that "
+                f"the encoder was built for. Received: images.shape={images.shape}."
+            )
+        images = self._padded(normalise(images, self._mean, self._std))
+        return self.norm1(self.conv1(images), training=training)
 
     def layer_groups(self) -> list[list[tf.Variable]]:
         """Returns the trainable variables from input to output.
@@ -128,6 +197,9 @@ class ResNet(ResidualNetwork):
         mean, std: Channel normalisation (images - mean) / std, one number or one per
             channel.
         channels: Channels of the images.
+        shortcut: Where a block changes the shape: "zeros", channels of zeros, or
+            "projection", a convolution of single pixels with batch norm (272,474
+            parameters at depth 20, with the classifier).
 
     Call arguments:
         images: float32 [B, H, W, C] in [0, 1].
@@ -144,11 +216,13 @@ class ResNet(ResidualNetwork):
 
     References:
         He et al., 2016, arXiv:1512.03385, section 4.2; He et al., 2015,
-        arXiv:1502.01852, section 2.2 (initial values).
+        arXiv:1502.01852, section 2.2 (initial values). Yang et al., 2020,
+        arXiv:2009.14720, and its code (projections).
 
     Differences:
-        The running variance is that of the batch divided by B H W; PyTorch divides by
-        B H W - 1.
+        Initial kernels have variance 2 over their inputs; those of DVERGE's code take
+        the outputs. The running variance is that of the batch divided by B H W; PyTorch
+        divides by B H W - 1.
     """
 
     def __init__(
@@ -158,15 +232,18 @@ class ResNet(ResidualNetwork):
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
         channels: int = 3,
+        shortcut: str = "zeros",
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
+        check_name("shortcut", shortcut, SHORTCUTS)
         if depth < 8 or depth % 6 != 2:
             raise UserError(
                 "`depth` must be 6 n + 2, such as 8, 20, 32, 44 or 56. "
                 f"Received: depth={depth}."
             )
         self.depth, self.channels, self.width = depth, channels, WIDTHS[-1]
+        self.shortcut = shortcut
         self._mean = per_channel("mean", mean, channels)
         self._std = per_channel("std", std, channels)
         self._make_layers()
@@ -176,16 +253,16 @@ class ResNet(ResidualNetwork):
         self.conv1 = convolution(WIDTHS[0], 1, "conv1")
         self.norm1 = batch_norm("norm1")
         self.stages = [
-            [
-                ResidualBlock(
-                    width,
-                    stride=2 if stage > 0 and index == 0 else 1,
-                    name=f"stage_{stage}_block_{index}",
-                )
-                for index in range((self.depth - 2) // 6)
-            ]
+            [self._block(stage, index, width) for index in range((self.depth - 2) // 6)]
             for stage, width in enumerate(WIDTHS)
         ]
+
+    def _block(self, stage: int, index: int, width: int) -> ResidualBlock:
+        halves = stage > 0 and index == 0
+        stride, name = 2 if halves else 1, f"stage_{stage}_block_{index}"
+        if self.shortcut == "zeros":
+            return ResidualBlock(width, stride, name=name)
+        return ProjectionBlock(width, stride, projects=halves, name=name)
 
     def get_config(self):
         return {
@@ -193,6 +270,7 @@ class ResNet(ResidualNetwork):
             "mean": self._mean.tolist(),
             "std": self._std.tolist(),
             "channels": self.channels,
+            "shortcut": self.shortcut,
         }
 
 

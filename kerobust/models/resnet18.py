@@ -5,39 +5,11 @@ import tensorflow as tf
 from kerobust.config import UserError
 from kerobust.models.normalisation import per_channel
 from kerobust.models.resnet import (
-    ResidualBlock,
+    ProjectionBlock,
     ResidualNetwork,
     batch_norm,
     convolution,
 )
-
-
-class ProjectionBlock(ResidualBlock):
-    """A `ResidualBlock` whose shortcut has weights where shapes change.
-
-    There, the shortcut is a convolution of single pixels at the block's stride, and
-    batch norm.
-
-    Args:
-        width: Channels of the result.
-        stride: Stride of the first convolution and of the shortcut.
-        projects: Whether the shortcut has weights; else it is the input itself.
-
-    References:
-        He et al., 2016, arXiv:1512.03385, section 3.3, option B.
-    """
-
-    def __init__(self, width: int, stride: int = 1, *, projects: bool, **kwargs):
-        super().__init__(width, stride, **kwargs)
-        self.projects = projects
-        if projects:
-            self.shortcut = convolution(width, stride, "shortcut", side=1)
-            self.shortcut_norm = batch_norm("shortcut_norm")
-
-    def _shortcut(self, maps, training):
-        if not self.projects:
-            return maps
-        return self.shortcut_norm(self.shortcut(maps), training=training)
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")

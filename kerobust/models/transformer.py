@@ -1,5 +1,7 @@
 """The plain vision transformer, the encoder of every masked method."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import tensorflow as tf
 
@@ -177,11 +179,19 @@ class VisionTransformer(tf.keras.Model):
 
     def feature_maps(self, images, training=None, keys=None) -> list[tf.Tensor]:
         """Returns the output of every block, float32 [B, 1 + N, D], class first."""
-        tokens, maps = self._embed(images, None), []
+        return list(self.layer_outputs(images, training=training, keys=keys))
+
+    @property
+    def layer_count(self) -> int:
+        """How many outputs `layer_outputs` yields."""
+        return self.depth
+
+    def layer_outputs(self, images, training=None, keys=None) -> Iterator[tf.Tensor]:
+        """Yields `feature_maps` one by one; blocks after the last one do not run."""
+        tokens = self._embed(images, None)
         for block in self.blocks:
             tokens = block(tokens, training=training, keys=keys)
-            maps.append(self._without_registers(tf.cast(tokens, tf.float32)))
-        return maps
+            yield self._without_registers(tf.cast(tokens, tf.float32))
 
     def intermediate_tokens(
         self, images, count: int, training=None, keys=None

@@ -10,11 +10,13 @@ from kerobust.config import UserError
 from kerobust.data.datasets import Split
 from kerobust.data.views import evaluation_batches
 from kerobust.evaluation.linear import fit_linear
+from kerobust.methods import METHODS
 from kerobust.models.bundle import load_bundle, read_info
+from kerobust.models.ensemble import Ensemble
 from kerobust.models.foreign import is_foreign, load_foreign
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.workflows.preparing import Experiment
-from kerobust.workflows.training import read_encoder
+from kerobust.workflows.training import START, read_encoder
 
 _BATCH = 256  # Images whose features are computed at once.
 _LINEAR = "linear"  # What a probe cost: nothing to speak of.
@@ -87,6 +89,9 @@ def contenders(experiment: Experiment) -> Iterator[Contender]:
         model = _foreign(experiment, start)
         yield Contender("model", model, "trained elsewhere", "")
         return
+    if METHODS[config.method].SUPERVISED:
+        yield from _ensembles(experiment)
+        return
     probed = not tuned.exists() and (workdir / "encoder").exists()
     if probed:
         yield from _probed(experiment)
@@ -102,11 +107,48 @@ def contenders(experiment: Experiment) -> Iterator[Contender]:
         yield from _baseline_probes(experiment, own=not probed)
 
 
+def _ensembles(experiment: Experiment) -> Iterator[Contender]:
+    """Yields the trained ensemble, its members, and the same of what it started from.
+
+    Every network is read anew: evaluation may overwrite the weights of what it gets.
+    """
+    kind, method = METHODS[experiment.config.method], experiment.config.method
+    trained = experiment.workdir / kind.EXPORT
+    start, folders = _start(experiment), {}
+    if trained.exists():
+        folders[method] = trained
+    if start is not None:
+        folders["start" if folders else "model"] = start
+    for name, folder in folders.items():
+        cost = _cost("trained", folder)
+        ensemble = read_ensemble(folder)
+        yield Contender(name, ensemble, cost, "")
+        for index in range(len(ensemble.members)):
+            member = read_ensemble(folder).members[index]
+            yield Contender(f"{name} member {index + 1}", member, cost, "")
+
+
+def read_ensemble(folder: pathlib.Path) -> Ensemble:
+    """Returns the ensemble of a bundle.
+
+    Raises:
+        UserError: If the bundle holds none.
+    """
+    found = load_bundle(folder)
+    found = found.get("ensemble") if isinstance(found, dict) else found
+    if not isinstance(found, Ensemble):
+        raise UserError(
+            "`--run.init_from` must hold an ensemble. "
+            f"Received: init_from={folder} with {type(found).__name__}."
+        )
+    return found
+
+
 def _classifier(experiment: Experiment, folder: pathlib.Path) -> Contender:
     """Returns a fine-tuned classifier, or the probe of an encoder from elsewhere."""
     config, workdir = experiment.config, experiment.workdir
     bundle, cost = load_bundle(folder), _cost("trained", folder)
-    if not isinstance(bundle, Classifier):
+    if not isinstance(bundle, Classifier | Ensemble):
         return _probe(experiment, "model SLF", folder)
     own = folder == workdir / "finetune" / "model"
     if "pretrain" not in config.run.stages:
@@ -121,14 +163,14 @@ def _probed(experiment: Experiment) -> Iterator[Contender]:
     """Yields the probes of the trained encoder and of its teacher, if there is one."""
     method, workdir = experiment.config.method, experiment.workdir
     yield _probe(experiment, f"{method} SLF", workdir / "encoder")
-    teacher = _teacher(experiment)
+    teacher = _start(experiment)
     if teacher is not None:
         yield _probe(experiment, "teacher SLF", teacher)
 
 
-def _teacher(experiment: Experiment) -> pathlib.Path | None:
+def _start(experiment: Experiment) -> pathlib.Path | None:
     """Returns the bundle that pretraining started from, None if there is none."""
-    folder, start = experiment.workdir / "teacher", experiment.config.run.init_from
+    folder, start = experiment.workdir / START, experiment.config.run.init_from
     if start is not None:
         return pathlib.Path(start)
     return folder if folder.exists() else None
@@ -151,7 +193,7 @@ def _baseline_probes(experiment: Experiment, own: bool) -> Iterator[Contender]:
     """
     config, labelled = experiment.config, experiment.labelled
     arms, classes = config.baselines.arms, experiment.source.num_classes
-    for name, folder in {config.method: "encoder", "teacher": "teacher"}.items():
+    for name, folder in {config.method: "encoder", "teacher": START}.items():
         if own and (experiment.workdir / folder).exists():
             found = _probe(experiment, f"{name} probe", experiment.workdir / folder)
             yield found._replace(cost=_LINEAR)

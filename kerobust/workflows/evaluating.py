@@ -2,19 +2,21 @@
 
 import dataclasses
 import json
+import pathlib
 import sys
 
 import tensorflow as tf
 
 from kerobust import run_folder
 from kerobust.batch_state import write_atomically
+from kerobust.evaluation.diversity import Diversity
 from kerobust.evaluation.evaluator import Evaluator
-from kerobust.evaluation.events import write_events
+from kerobust.evaluation.events import write_events, write_shared
 from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
-from kerobust.workflows.contenders import Contender, contenders
+from kerobust.workflows.contenders import Contender, contenders, read_ensemble
 from kerobust.workflows.preparing import Experiment
 
 
@@ -25,6 +27,8 @@ def evaluate(experiment: Experiment) -> dict:
     examiner = Representation(config.attack, config.evaluate, config.represent)
     results: dict[str, Evaluation] = {}
     examined: dict[str, dict] = {}
+    shared: dict[str, dict] = {}
+    study = Diversity(config.diversity, _surrogates(config))
     about: dict[str, Contender] = {}
     known: list = []
     split = experiment.source.splits[config.evaluate.split]
@@ -50,13 +54,24 @@ def evaluate(experiment: Experiment) -> dict:
                 state_dir=folder / "representation",
                 progress=progress,
             )
+        if config.evaluate.diversity and len(getattr(model, "members", ())) > 1:
+            shared[name] = study(model, split.thinned(config.evaluate.limit))
         _write_results(experiment, name, folder, results[name])
     content = _report(experiment, results, about)
     if examined:
         write_events(workdir / "evaluate" / "tensorboard", examined)
         content["representation"] = examined
+    if shared:
+        write_shared(workdir / "evaluate" / "tensorboard", shared)
+        content["diversity"] = shared
     _publish(workdir, content)
     return content
+
+
+def _surrogates(config) -> dict[str, tf.keras.Model]:
+    """Returns the ensembles that `--diversity.surrogates` names, read."""
+    folders = map(pathlib.Path, config.diversity.surrogates)
+    return {str(folder): read_ensemble(folder) for folder in folders}
 
 
 def _publish(workdir, content: dict) -> None:

@@ -14,6 +14,7 @@ from kerobust.data.views import training_batches
 from kerobust.distribute import ensure_logical_cpus
 from kerobust.experiment import ExperimentConfig
 from kerobust.flags import STOPPED
+from kerobust.methods import METHODS
 from kerobust.methods.base import Method
 from kerobust.methods.optimisation import OptimisationConfig
 from kerobust.models.bundle import load_bundle
@@ -22,7 +23,7 @@ from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.preparing import Experiment, prepare
 from kerobust.workflows.training import (
     StoppedError,
-    as_teacher,
+    as_start,
     baselines,
     finetune,
     make_finetuning,
@@ -30,7 +31,8 @@ from kerobust.workflows.training import (
     pretrain,
     read_encoder,
     start_of,
-    train_teacher,
+    train_start,
+    training_images,
 )
 
 
@@ -64,8 +66,8 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
 def _run_stages(experiment: Experiment) -> int:
     stages = experiment.config.run.stages
     run_folder.claim(experiment.config, experiment.source.digest)
-    if "teacher" in stages:
-        train_teacher(experiment)
+    if "start" in stages:
+        train_start(experiment)
     encoder = pretrain(experiment) if "pretrain" in stages else None
     if "finetune" in stages:
         encoder = _start(experiment) if encoder is None else encoder
@@ -120,13 +122,13 @@ def _require_start(config: ExperimentConfig) -> None:
             "finetune without pretrain. Received: init_from=None and no encoder in "
             f"{folder}. Add pretrain to --run.stages or name a bundle."
         )
-    kept = ("encoder", "finetune/model")
+    kept = (METHODS[config.method].EXPORT, "finetune/model")
     found = any((folder / name).exists() for name in kept)
     if "evaluate" in stages and not (found or {"pretrain", "finetune"} & set(stages)):
         raise UserError(
             "`--run.init_from` must name a bundle when `--run.stages` has evaluate "
-            "without pretrain and finetune. Received: init_from=None and neither an "
-            f"encoder nor a fine-tuned model in {folder}. Add one of those stages to "
+            "without pretrain and finetune. Received: init_from=None and neither "
+            f"{kept[0]} nor a fine-tuned model in {folder}. Add one of those stages to "
             "--run.stages or name a bundle."
         )
 
@@ -146,10 +148,11 @@ def _with_its_shape(config: ExperimentConfig) -> ExperimentConfig:
 def _require_images(experiment: Experiment) -> None:
     """Refuses data that a later stage could not use, before an earlier one starts."""
     config, stages = experiment.config, experiment.config.run.stages
-    if "teacher" in stages:
-        config.teacher.steps(experiment.unlabelled.size)
+    size = training_images(experiment).size
+    if "start" in stages:
+        config.start.steps(size)
     if "pretrain" in stages:
-        config.pretrain.steps(experiment.unlabelled.size)
+        config.pretrain.steps(size)
     if "finetune" in stages or "baselines" in stages:
         config.finetune.steps(experiment.labelled.size)
     if "evaluate" in stages:
@@ -180,12 +183,12 @@ def _start(experiment: Experiment):
 def _estimate(experiment: Experiment) -> int:
     """Prints parameters, memory and time of each training stage."""
     config, stages = experiment.config, experiment.config.run.stages
-    images = experiment.unlabelled
-    if "teacher" in stages:
-        method = make_pretraining(as_teacher(experiment))
-        _print_estimate("teacher", method, config.teacher, images)
+    images = training_images(experiment)
+    if "start" in stages:
+        method = make_pretraining(as_start(experiment))
+        _print_estimate("start", method, config.start, images)
     if "pretrain" in stages:
-        start = method.exports if "teacher" in stages else start_of(experiment)
+        start = method.exports if "start" in stages else start_of(experiment)
         method = make_pretraining(experiment, start)
         _print_estimate(config.method, method, config.pretrain, images)
     if "finetune" in stages:
@@ -200,7 +203,11 @@ def _print_estimate(name: str, method: Method, settings: OptimisationConfig, spl
     seconds = []
     for count in (1, 1, 6):  # Tracing and start, the start alone, five steps more.
         batches = training_batches(
-            split, batch_size=size, steps=count, views=method.view_maker
+            split,
+            batch_size=size,
+            steps=count,
+            views=method.view_maker,
+            partners=method.PARTNERS,
         )
         started = time.perf_counter()
         method.fit(batches, steps_per_epoch=count, epochs=1, verbose=0)

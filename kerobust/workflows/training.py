@@ -31,6 +31,7 @@ from kerobust.training.callbacks import Probe
 from kerobust.training.fit import fit
 from kerobust.workflows.preparing import Experiment
 
+START = "start"  # Folder of what the method starts from.
 # Most images that vote, and that are classified, while an encoder trains.
 _KNN_BANK, _KNN_QUERIES = 5000, 500
 
@@ -39,43 +40,59 @@ class StoppedError(Exception):
     """A signal ended the run after saving; the same command continues it."""
 
 
-def pretrain(experiment: Experiment) -> tf.keras.Model:
-    """Trains an encoder without labels, or reads it if that is done already."""
-    _pretrain(experiment, "pretrain", "encoder")
-    return read_encoder(experiment.workdir / "encoder")
+def pretrain(experiment: Experiment) -> tf.keras.Model | None:
+    """Trains by `--method`, or reads the result if that is done already.
+
+    Returns:
+        The encoder; None for methods that train classifiers.
+    """
+    kind = METHODS[experiment.config.method]
+    _pretrain(experiment, "pretrain", kind.EXPORT)
+    if kind.SUPERVISED:
+        return None
+    return read_encoder(experiment.workdir / kind.EXPORT)
 
 
-def train_teacher(experiment: Experiment) -> None:
-    """Trains the DINO encoder that the method starts from, unless that is done."""
-    _pretrain(as_teacher(experiment), "pretrain_teacher", "teacher")
+def train_start(experiment: Experiment) -> None:
+    """Trains what the method starts from, unless that is done."""
+    _pretrain(as_start(experiment), "pretrain_start", START)
 
 
-def as_teacher(experiment: Experiment) -> Experiment:
-    """Returns the experiment whose pretraining is the stage `teacher`."""
+def as_start(experiment: Experiment) -> Experiment:
+    """Returns the experiment whose pretraining is the stage `start`."""
     config = experiment.config
-    run = dataclasses.replace(config.run, init_from=None)
     config = dataclasses.replace(
-        config, method="dino", pretrain=config.teacher, run=run
+        config,
+        method=METHODS[config.method].STARTS_FROM,
+        pretrain=config.start,
+        run=dataclasses.replace(config.run, init_from=None),
+        ensemble=config.ensemble.replace(attack="natural"),
     )
     return dataclasses.replace(experiment, config=config)
+
+
+def training_images(experiment: Experiment) -> Split:
+    """Returns the images that `--method` trains on."""
+    supervised = METHODS[experiment.config.method].SUPERVISED
+    return experiment.labelled if supervised else experiment.unlabelled
 
 
 def _pretrain(experiment: Experiment, name: str, bundle: str) -> None:
     folder = experiment.workdir / bundle
     if not folder.exists():
-        start = None if bundle == "teacher" else start_of(experiment)
+        start = None if bundle == START else start_of(experiment)
         method = make_pretraining(experiment, start)
-        settings, images = experiment.config.pretrain, experiment.unlabelled
+        settings, images = experiment.config.pretrain, training_images(experiment)
         seconds = _train(experiment, method, settings, images, name)
         save_bundle(method.exports, folder, _info(experiment, seconds))
 
 
 def start_of(experiment: Experiment):
     """Returns the loaded bundle that pretraining starts from; None = new weights."""
-    teacher = experiment.workdir / "teacher"
+    own = experiment.workdir / START
     start = experiment.config.run.init_from
-    if start is None and teacher.exists():
-        start = str(teacher)
+    if start is None and own.exists():
+        start = str(own)
     return None if start is None else load_bundle(start)
 
 
@@ -86,12 +103,13 @@ def make_pretraining(experiment: Experiment, start=None) -> Method:
         experiment: The prepared experiment.
         start: Loaded bundle to start from; None = new networks.
     """
-    config, images = experiment.config, experiment.unlabelled
+    config, images = experiment.config, training_images(experiment)
     steps = config.pretrain.steps_per_epoch(images.size)
     length = Length(config.pretrain.epochs, steps)
     kind, shape = METHODS[config.method], images.image_shape
+    more = {"num_classes": experiment.source.num_classes} if kind.SUPERVISED else {}
     with _new_networks(config):
-        method = kind.from_experiment(config, shape, length, start)
+        method = kind.from_experiment(config, shape, length, start, **more)
         compile_method(method, config.pretrain, images.size)
     return method
 
@@ -243,6 +261,7 @@ def _train(
             seed=config.run.seed,
             augment=AUGMENTATIONS[settings.augment],
             views=method.view_maker,
+            partners=method.PARTNERS,
         )
 
     print(f"{name}: {steps} steps, peak rate {settings.peak_rate():.3g}", flush=True)

@@ -28,6 +28,7 @@ def test_attacks_come_back_from_their_config(name):
         "fgsm": {},
         "pgd": {"steps": 3},
         "momentum_pgd": {"steps": 3, "decay": 0.5},
+        "decaying_pgd": {"steps": 3},
         "autopgd": {
             **{"steps": 30, "rises": 0.6, "radii": (2.0, 1.0), "compat": True},
             "keep": "best",

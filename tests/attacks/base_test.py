@@ -62,7 +62,9 @@ def test_pixels_without_a_finite_gradient_stay_and_the_others_move(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["pgd", "momentum_pgd", "autopgd", "square"])
+@pytest.mark.parametrize(
+    "name", ["pgd", "momentum_pgd", "decaying_pgd", "autopgd", "square"]
+)
 def test_result_stays_in_ball_and_box_whatever_the_gradient(every_attack, name, norm):
     class Wild(Objective):
         """NaN, infinite and zero gradients, beside ordinary ones."""

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import FGSM, PGD, CrossEntropy, MomentumPGD, Objective
+from kerobust.attacks import (
+    FGSM,
+    PGD,
+    CrossEntropy,
+    DecayingPGD,
+    MomentumPGD,
+    Objective,
+)
 from tests.attacks.victims import Counting, Linear, convnet, digits
 
 WEIGHTS = np.array([2.0, -3.0, 0.5], np.float32)
@@ -24,10 +31,11 @@ def network():
     [
         FGSM(0.1),
         MomentumPGD(0.1),
+        DecayingPGD(0.1),
         PGD(0.1, steps=40, step_size=0.05, seed=0),
         PGD(0.1, steps=40, step_size=0.05, seed=0, restarts=3),
     ],
-    ids=["fgsm", "momentum", "pgd", "restarts"],
+    ids=["fgsm", "momentum", "decaying", "pgd", "restarts"],
 )
 def test_reaches_the_maximum_of_a_linear_objective(attack, norm, dual):
     images = tf.fill([4, 1, 1, 3], 0.5)
@@ -158,3 +166,28 @@ def test_restarts_search_once_more_each(network):
     # Two steps and the look at the last point; without noise restarts are all the same.
     assert with_start == 5 * (2 + 1)
     assert int(victim.forwards) - with_start == 3
+
+
+def test_decaying_steps_follow_a_cosine_and_keep_a_quarter_of_the_last():
+    class Recorder(Objective):
+        def outputs(self, images):
+            tf.py_function(lambda each: seen.append(each.numpy()), [images], [])
+            return tf.reduce_sum(images, axis=[1, 2, 3])
+
+        def values(self, outputs, targets):
+            return outputs
+
+    seen: list = []
+    images = tf.zeros([1, 1, 1, 1])
+    attack = DecayingPGD(1.0, steps=4, step_size=0.1, random_start=False, keep="best")
+
+    attack(images, tf.zeros([1]), Recorder())
+
+    # Shares 1, (1 + cos 45) / 2, 1 / 2, (1 - cos 45) / 2 of 0.1; from the second on
+    # 3/4 of them and 1/4 of the last move.
+    lengths, moves = 0.05 * (1 + np.cos(np.pi * np.arange(4) / 4)), [0.1]
+    for length in lengths[1:]:
+        moves.append(0.75 * length + 0.25 * moves[-1])
+    np.testing.assert_allclose(
+        np.ravel(seen), [0.0, *np.cumsum(moves)], rtol=1e-5, atol=1e-7
+    )

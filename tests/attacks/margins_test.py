@@ -8,6 +8,7 @@ from kerobust.attacks import (
     DLR,
     PGD,
     CrossEntropy,
+    LegacyMargin,
     LogitMargin,
     TargetedCrossEntropy,
     TargetedDLR,
@@ -15,6 +16,9 @@ from kerobust.attacks import (
     ranked_goals,
 )
 from tests.attacks.victims import convnet, digits, golden
+from tests.goldens.closed_form import checks
+from tests.models.dverge import SHA256
+from tests.models.filled import formula
 
 LOGITS = tf.constant([[4.0, 1.0, 2.0, 0.0], [0.0, 3.0, 1.0, 2.0]])
 LABELS = tf.constant([0, 2])
@@ -163,3 +167,63 @@ def test_a_targeted_attack_reaches_the_class_it_wants():
     reached = network(adversarial).numpy().argmax(axis=1) == wanted.numpy()
     np.testing.assert_array_equal(info.success, reached)
     assert reached.mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def quirk():
+    """Returns logits, labels and numbers of V5, the margin in the code of DVERGE."""
+    check = checks("dverge.json", SHA256)["V5_cw_quirk"]
+    logits = formula(check["inputs"]["logits"])
+    logits[3] = np.where(np.arange(10) == 4, 6.0, -6.0)
+    labels = tf.constant(check["inputs"]["y"])
+    return tf.constant(logits, tf.float32), labels, check["expected"]
+
+
+def test_the_legacy_margin_gives_the_numbers_of_the_original(quirk):
+    logits, labels, expected = quirk
+    legacy = LegacyMargin(same)
+
+    on_logits = legacy.values(logits, labels)
+    on_logs = legacy.values(tf.nn.log_softmax(logits), labels)
+
+    for found, key in (
+        (on_logits, "on_logits"),
+        (on_logs, "on_logprobs_original_quirk"),
+    ):
+        part = expected[key]
+        each = np.subtract(part["correct"], part["wrong"]) + 0.1
+        np.testing.assert_allclose(found, -np.maximum(each, 0), rtol=1e-5)
+        np.testing.assert_allclose(np.sum(found), part["loss"], rtol=1e-5)
+
+
+def test_the_margin_of_this_library_gives_the_number_of_the_corrected_code(quirk):
+    logits, labels, expected = quirk
+    logs = tf.nn.log_softmax(logits)
+
+    margin = LogitMargin(same).values(logs, labels)
+
+    own = tf.gather(logs, labels, batch_dims=1, axis=1)
+    wrong = expected["on_logprobs_fixed_wrong"]
+    np.testing.assert_allclose(margin + own, wrong, rtol=1e-5)
+    clipped = -np.maximum(0.1 - margin.numpy(), 0)
+    np.testing.assert_allclose(clipped.sum(), expected["fixed_loss_conf0.1"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("probability", "moves"), [(0.9, False), (0.91, True)])
+def test_on_log_probabilities_the_legacy_margin_has_no_gradient(probability, moves):
+    # exp(-0.1) is 0.905.
+    rest = (1 - probability) / 2
+    logits = tf.math.log([[probability, rest, rest]])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        logs = tf.nn.log_softmax(logits)
+        legacy = LegacyMargin(same).values(logs, tf.constant([0]))
+        margin = LogitMargin(same).values(logs, tf.constant([0]))
+
+    assert np.any(tape.gradient(legacy, logits)) == moves
+    assert np.any(tape.gradient(margin, logits))
+
+
+def test_the_legacy_margin_refuses_a_negative_confidence():
+    with pytest.raises(ValueError, match="`confidence` must be at least 0. .*=-1"):
+        LegacyMargin(same, confidence=-1)

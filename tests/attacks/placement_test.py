@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import FGSM, PGD, CrossEntropy, MomentumPGD, Objective
+from kerobust.attacks import (
+    FGSM,
+    PGD,
+    CrossEntropy,
+    DecayingPGD,
+    MomentumPGD,
+    Objective,
+)
 from kerobust.distribute import strategy
 from kerobust.randomness import example_keys
 from tests.attacks.victims import convnet, digits, small_batch, small_network
@@ -104,7 +111,7 @@ def test_a_global_learning_phase_does_not_reach_the_victim():
     assert_unchanged(network, before)
 
 
-@pytest.mark.parametrize("attack", [FGSM, PGD, MomentumPGD])
+@pytest.mark.parametrize("attack", [FGSM, PGD, MomentumPGD, DecayingPGD])
 def test_no_variable_of_the_victim_changes(attack):
     images, labels = small_batch()
     network = small_network()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import PGD, CrossEntropy, MomentumPGD
+from kerobust.attacks import PGD, CrossEntropy, DecayingPGD, MomentumPGD
 from kerobust.randomness import example_keys
 from tests.attacks.victims import Counting, Linear, convnet, digits
 
@@ -24,7 +24,7 @@ def both(kind, scale=1.0, **options):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-@pytest.mark.parametrize("kind", [PGD, MomentumPGD])
+@pytest.mark.parametrize("kind", [PGD, MomentumPGD, DecayingPGD])
 def test_the_same_examples_are_fooled(kind, norm):
     scale = {"linf": 1.0, "l2": 6.0, "l1": 20.0}[norm]
 

@@ -15,9 +15,9 @@ SMALL = (
     "--dino.bottleneck=8",
     "--views.local_count=1",
     "--views.local_size=4",
-    "--teacher.epochs=1",
-    "--teacher.batch_size=64",
-    "--teacher.warmup_epochs=0",
+    "--start.epochs=1",
+    "--start.batch_size=64",
+    "--start.warmup_epochs=0",
     "--pretrain.epochs=1",
     "--pretrain.batch_size=64",
     "--pretrain.warmup_epochs=0",
@@ -34,12 +34,12 @@ SMALL = (
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rodino", "deacl", "fare"])
 def test_the_method_starts_from_the_teacher_and_both_are_attacked(tmp_path, name):
-    stages = "--run.stages=teacher,pretrain,evaluate"
+    stages = "--run.stages=start,pretrain,evaluate"
     flags = [*SMALL, f"--method={name}", stages, f"--run.workdir={tmp_path}"]
 
     assert train.main(["train", *flags]) == 0
 
-    assert set(load_bundle(tmp_path / "teacher")) == {"encoder", "head", "student"}
+    assert set(load_bundle(tmp_path / "start")) == {"encoder", "head", "student"}
     assert "encoder" in load_bundle(tmp_path / "encoder")
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == [f"{name} SLF", "teacher SLF"]
@@ -48,7 +48,7 @@ def test_the_method_starts_from_the_teacher_and_both_are_attacked(tmp_path, name
 def test_a_missing_teacher_ends_with_code_2(tmp_path, capsys):
     outcome = run(tmp_path, capsys, *SMALL, "--method=deacl")
 
-    assert_refused(outcome, "must name the bundle of a teacher", "add teacher to")
+    assert_refused(outcome, "must name the bundle of a teacher", "add start to")
 
 
 def test_a_batch_that_is_too_small_ends_with_code_2(tmp_path, capsys):

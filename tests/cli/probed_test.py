@@ -26,7 +26,7 @@ SHORT = (
 def workdir(tmp_path_factory):
     """Returns a run folder with an encoder and its teacher."""
     folder = tmp_path_factory.mktemp("probed")
-    for name, info in (("encoder", {"seconds": 3.0}), ("teacher", {})):
+    for name, info in (("encoder", {"seconds": 3.0}), ("start", {})):
         encoder = VisionTransformer((8, 8), 2, 16, 1, 2)
         save_bundle({"encoder": encoder}, folder / name, info)
     return folder
@@ -57,7 +57,7 @@ def test_an_encoder_and_its_teacher_are_compared_by_probes(workdir):
 
 def test_the_start_is_the_teacher(workdir, tmp_path):
     shutil.copytree(workdir / "encoder", tmp_path / "encoder")
-    flags = [f"--run.init_from={workdir / 'teacher'}", f"--run.workdir={tmp_path}"]
+    flags = [f"--run.init_from={workdir / 'start'}", f"--run.workdir={tmp_path}"]
 
     assert evaluate.main(["evaluate", *SHORT, *flags]) == 0
 
@@ -66,7 +66,7 @@ def test_the_start_is_the_teacher(workdir, tmp_path):
 
 def test_encoders_are_examined_and_both_attacks_drawn(workdir, tmp_path):
     shutil.copytree(workdir / "encoder", tmp_path / "encoder")
-    shutil.copytree(workdir / "encoder", tmp_path / "teacher")
+    shutil.copytree(workdir / "encoder", tmp_path / "start")
     flags = [*SHORT, f"--run.workdir={tmp_path}", "--evaluate.limit=20"]
     flags += ["--evaluate.attacks=embed,pgd", "--evaluate.steps=2"]
     flags += ["--evaluate.curve=true", "--evaluate.curve_attacks=pgd,embed"]

@@ -25,7 +25,7 @@ def make(name: str):
 
 
 def batch_for(method):
-    return first_batch(views=method.view_maker)
+    return first_batch(views=method.view_maker, partners=method.PARTNERS)
 
 
 @pytest.fixture(params=ROWS)

@@ -32,9 +32,8 @@ def weights_after_two_steps(name: str, devices: int) -> list[np.ndarray]:
         tf.keras.utils.set_random_seed(0)
         method = make_method(name)
         method.compile(optimizer=tf.keras.optimizers.SGD(0.1))
-    batches = training_batches(
-        split, batch_size=BATCH, steps=2, seed=3, views=method.view_maker
-    )
+    given = {"views": method.view_maker, "partners": method.PARTNERS}
+    batches = training_batches(split, batch_size=BATCH, steps=2, seed=3, **given)
     method.fit(batches, epochs=1, steps_per_epoch=2, verbose=0)
     return [variable.numpy() for variable in method.trained_variables()]
 

@@ -2,6 +2,7 @@
 
 import functools
 
+from kerobust.attacks import AttackConfig
 from kerobust.data import datasets
 from kerobust.data.multicrop import MultiCrop, ViewsConfig
 from kerobust.data.views import training_batches
@@ -9,11 +10,14 @@ from kerobust.experiment import ExperimentConfig
 from kerobust.methods import METHODS
 from kerobust.methods.deacl import DeaclConfig
 from kerobust.methods.dino import DinoConfig
+from kerobust.methods.dverge import DvergeConfig
+from kerobust.methods.ensemble import EnsembleConfig
 from kerobust.methods.fare import FareConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
 from kerobust.methods.rodino import RodinoConfig
 from kerobust.methods.start import Length
+from kerobust.models.convnet import ConvConfig
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.vit import VisionTransformer, VitConfig
 
@@ -25,12 +29,21 @@ DINO = {
     "frozen_epochs": 0.0,
     "drop_path": 0.5,
 }
+ENSEMBLE = {"members": 3, "attack_steps": 2}
+DVERGE = {"epsilon": 0.2, "step_size": 0.05, "steps": 3}
 VIEWS = {"local_count": 2, "local_size": 4}
 LENGTH = Length(epochs=10, steps_per_epoch=10)
 
 
 def tiny_experiment(
-    mae=None, dino=None, views=None, rodino=None, deacl=None, **mimir
+    mae=None,
+    dino=None,
+    views=None,
+    rodino=None,
+    deacl=None,
+    ensemble=None,
+    dverge=None,
+    **mimir,
 ) -> ExperimentConfig:
     """Returns an experiment whose networks are 16 wide and 1 deep."""
     return ExperimentConfig(
@@ -51,6 +64,10 @@ def tiny_experiment(
         rodino=RodinoConfig(**(rodino or {})),
         deacl=DeaclConfig(**(deacl or {})),
         fare=FareConfig(epsilon=0.2, steps=2, step_size=0.1),
+        conv=ConvConfig(widths=(4, 6), hidden=(12, 8), kernel_size=3, padding="same"),
+        ensemble=EnsembleConfig(**{**ENSEMBLE, **(ensemble or {})}),
+        dverge=DvergeConfig(**{**DVERGE, **(dverge or {})}),
+        attack=AttackConfig(epsilon=0.1),
         views=ViewsConfig(**{**VIEWS, **(views or {})}),
     )
 
@@ -61,19 +78,23 @@ def tiny_pretraining(name: str, **settings):
     start = None
     if name in ("deacl", "fare"):
         start = experiment.model.build(SHAPE)
-    return METHODS[name].from_experiment(experiment, SHAPE, LENGTH, start)
+    more = {"num_classes": 10} if METHODS[name].SUPERVISED else {}
+    return METHODS[name].from_experiment(experiment, SHAPE, LENGTH, start, **more)
 
 
-def first_batch(size: int = 16, views: MultiCrop | None = None) -> dict:
-    """Returns a batch of digits with the entries that `views` adds."""
-    return dict(_first_batch(size, None if views is None else views.config))
+def first_batch(
+    size: int = 16, views: MultiCrop | None = None, partners: bool = False
+) -> dict:
+    """Returns a batch of digits with what `views` and partners add."""
+    return dict(_first_batch(size, None if views is None else views.config, partners))
 
 
 @functools.cache
-def _first_batch(size: int, config: ViewsConfig | None) -> dict:
+def _first_batch(size: int, config: ViewsConfig | None, partners: bool) -> dict:
     views = None if config is None else MultiCrop(config)
     split = datasets.load(datasets.DataConfig()).splits["train"]
-    batches = training_batches(split, batch_size=size, steps=1, seed=1, views=views)
+    given = {"views": views, "partners": partners}
+    batches = training_batches(split, batch_size=size, steps=1, seed=1, **given)
     return next(iter(batches))
 
 

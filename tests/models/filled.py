@@ -21,16 +21,17 @@ def formula(recipe: dict) -> np.ndarray:
     )
 
 
-def fill(order: list) -> dict[str, np.ndarray]:
-    """Returns scale * sin(1.7 i + 0.31 k) + shift for parameter k of a network.
+def fill(order: list, phase: float = 0.31) -> dict[str, np.ndarray]:
+    """Returns scale * sin(1.7 i + phase * k) + shift for parameter k of a network.
 
     Args:
         order: (name, shape) of every parameter, as PyTorch names and lays them out.
+        phase: Makes networks differ.
     """
     values = {}
     for number, (name, shape) in enumerate(order):
         scale, shift = _scale_and_shift(name, shape)
-        wave = grid(shape, 1.7, 0.31 * number, scale=scale, offset=shift)
+        wave = grid(shape, 1.7, phase * number, scale=scale, offset=shift)
         values[name] = wave.astype(np.float32)
     return values
 

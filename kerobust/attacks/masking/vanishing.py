@@ -37,7 +37,8 @@ def missing_gradients(gradients: dict[str, np.ndarray | None]) -> Finding | None
         0.0,
         "No gradient path leads from the logits to the images (a rounding, an argmax, "
         "a lookup?), so gradient attacks cannot run. Attack through a differentiable "
-        "substitute (`Bpda`) and with a black-box attack (`Square`).",
+        "substitute (`Bpda`; for an ensemble that votes, `Mora`) and with a black-box "
+        "attack (`Square`).",
     )
 
 
@@ -64,7 +65,7 @@ def zero_gradients(
         f"Gradients of {where} images are zero or not finite: {shares}. Attacks that "
         "follow them stand still and the victim looks robust. Use a loss that has "
         "gradients (DLR if only cross-entropy has none), `Bpda` in front of a blunt "
-        "step, and a black-box attack.",
+        "step (for an ensemble, `Mora`), and a black-box attack.",
     )
 
 

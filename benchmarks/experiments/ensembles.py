@@ -1,0 +1,217 @@
+"""DVERGE beside natural and adversarial training of the same ensembles.
+
+Every arm is a run folder under runs/experiments, evaluated in folders of its own below
+it: one per norm. The arm `vanilla` is trained first and the others go on from it.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from tabulate import tabulate
+
+from benchmarks._pages import ROOT, replace_section
+from benchmarks.experiments.cells import accuracy, flags, spread
+from benchmarks.experiments.running import RUNS, run, usage
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensembles:
+    """One table of ensembles.
+
+    Attributes:
+        name: Of its run folders.
+        title: Of its section in docs/results.md.
+        flagfile: Settings that all arms share.
+        arms: Name -> (arm that it starts from or None, its own flags), starts first.
+        evaluations: Norm -> flags; the members are examined in the first.
+        seeds: How many seeds the published table has.
+        beside: What a reader must know.
+    """
+
+    name: str
+    title: str
+    flagfile: str
+    arms: dict[str, tuple[str | None, tuple[str, ...]]]
+    evaluations: dict[str, tuple[str, ...]]
+    seeds: int
+    beside: str
+
+    def workdir(self, arm: str, seed: int) -> pathlib.Path:
+        """Returns the run folder of one arm of one seed."""
+        return RUNS / self.name / f"seed-{seed}" / arm
+
+    def run(self, seed: int, extra: list[str]) -> None:
+        """Trains and evaluates what one seed lacks."""
+        for arm, (start, own) in self.arms.items():
+            folder, common = self.workdir(arm, seed), [f"--run.seed={seed}", *extra]
+            given = [*own, *common]
+            if start is not None:
+                given.append(f"--run.init_from={self.workdir(start, seed)}/ensemble")
+            run(folder, self.flagfile, "pretrain", *given)
+            trained = f"--run.init_from={folder / 'ensemble'}"
+            for norm, chosen in self.evaluations.items():
+                settings = (*common, trained, f"--attack.norm={norm}", *chosen)
+                run(folder / norm, self.flagfile, "evaluate", *settings)
+
+    def write(self, seeds: range, machine: str, extra: list[str]) -> None:
+        """Rewrites the section of this table in docs/results.md."""
+        folders = [self.workdir(arm, seed) for seed in seeds for arm in self.arms]
+        folders += [folder / norm for folder in folders for norm in self.evaluations]
+        cost = usage(folders)
+        command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
+        parts = [
+            f"Command: `{command}`. Machine: {machine}; {cost['seconds'] / 60:.0f} "
+            f"minutes recorded. Seeds: {len(seeds)}. Settings: {self.flagfile} and "
+            "benchmarks/experiments/ensembles.py. No run is left out.",
+            self.beside,
+        ]
+        for norm in self.evaluations:
+            found = {arm: self._results(arm, seeds, norm) for arm in self.arms}
+            parts += [f"## Right in %, {norm}", accuracies(found)]
+        norm = next(iter(self.evaluations))
+        shared = {
+            arm: [self._report(arm, seed, norm)["diversity"]["model"] for seed in seeds]
+            for arm in self.arms
+        }
+        parts += ["## What members share", sharing(shared)]
+        replace_section(ROOT / "docs" / "results.md", self.title, "\n\n".join(parts))
+
+    def _report(self, arm: str, seed: int, norm: str) -> dict:
+        return json.loads((self.workdir(arm, seed) / norm / "report.json").read_text())
+
+    def _results(self, arm: str, seeds: range, norm: str) -> dict[str, list[dict]]:
+        """Returns name of a network -> what the evaluation of every seed found."""
+        networks: dict[str, list[dict]] = {}
+        for seed in seeds:
+            folder = self.workdir(arm, seed) / norm / "evaluate"
+            for path in sorted(folder.glob("*/results.json")):
+                name = path.parent.name.replace("_", " ")
+                networks.setdefault(name, []).append(json.loads(path.read_text()))
+        return networks
+
+
+def accuracies(found: dict[str, dict[str, list[dict]]]) -> str:
+    """Returns the table of an evaluation, a row for every network of every arm.
+
+    Args:
+        found: Arm -> "model" or "model member i" -> a results.json of every seed.
+    """
+    rows = []
+    for arm, networks in found.items():
+        for network, seeds in networks.items():
+            kinds = ["clean", *seeds[0]["robust"], "worst"]
+            cells = {
+                kind: accuracy([flags(each, kind) for each in seeds]) for kind in kinds
+            }
+            rows.append({"network": network.replace("model", arm), **cells})
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def sharing(found: dict[str, list[dict]]) -> str:
+    """Returns the table of what members share, a row for every arm.
+
+    Args:
+        found: Arm -> what `Diversity` returned for every seed.
+    """
+    rows = []
+    for arm, seeds in found.items():
+        own, other, whole = zip(*map(_rates, seeds), strict=True)
+        rows.append(
+            {
+                "arm": arm,
+                "fooled: same member %": spread(list(own)),
+                "other members %": spread(list(other)),
+                "ensemble %": spread(list(whole)),
+                "mean d(i, j)": spread([each["diversity"]["mean"] for each in seeds]),
+            }
+        )
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def _rates(found: dict) -> tuple[float, float, float]:
+    """Returns success in % on the same member, on others and on the ensemble."""
+    success = found["transfer"]["success"]
+    names = list(success)
+    own = [success[name][name] for name in names]
+    other = [success[a][b] for a in names for b in names if a != b]
+    whole = [success[name]["ensemble"] for name in names]
+    first, second, third = (100 * sum(x) / len(x) for x in (own, other, whole))
+    return first, second, third
+
+
+_WHOLE = ("--method=ensemble", "--ensemble.attack=ensemble")
+ENSEMBLES = {
+    "dverge_digits": Ensembles(
+        name="dverge_digits",
+        title="Ensembles, embedded digits",
+        flagfile="configs/dverge.flags",
+        arms={
+            "vanilla": (None, ("--method=ensemble", "--pretrain.epochs=60")),
+            "dverge": ("vanilla", ()),
+            "dverge_advt": ("vanilla", ("--ensemble.attack=members",)),
+            "adversarial": ("vanilla", _WHOLE),
+        },
+        evaluations={
+            "linf": (
+                "--evaluate.attacks=fgsm,pgd,autopgd,mora,autoattack",
+                "--evaluate.curve=false",
+                "--evaluate.diagnose=false",
+            ),
+            "l2": (
+                "--attack.epsilon=0.5",
+                "--evaluate.attacks=pgd,autopgd",
+                "--evaluate.curve=false",
+                "--evaluate.diagnose=false",
+                "--evaluate.diversity=false",
+            ),
+        },
+        seeds=3,
+        beside="linf 0.1, l2 0.5. `vanilla` is trained naturally; the others go on "
+        "from it for twice as long: with DVERGE, with DVERGE and PGD on every member, "
+        "and with PGD on the whole ensemble.",
+    ),
+    "dverge_cifar10": Ensembles(
+        name="dverge_cifar10",
+        title="Ensembles, CIFAR-10, small networks",
+        flagfile="configs/dverge_cifar10_small.flags",
+        arms={
+            "vanilla": (None, ("--method=ensemble", "--pretrain.epochs=30")),
+            "dverge": ("vanilla", ()),
+            "dverge_advt": (
+                "dverge",
+                (
+                    "--pretrain.epochs=15",
+                    "--ensemble.attack=members",
+                    "--attack.epsilon=8/255",
+                    "--ensemble.attack_step_size=2/255",
+                ),
+            ),
+            "adversarial": (
+                "vanilla",
+                (
+                    *_WHOLE,
+                    "--pretrain.epochs=15",
+                    "--attack.epsilon=8/255",
+                    "--ensemble.attack_step_size=2/255",
+                ),
+            ),
+        },
+        evaluations={
+            "linf": ("--evaluate.curve=false", "--evaluate.diagnose=false"),
+            "l2": (
+                "--attack.epsilon=0.25",
+                "--evaluate.attacks=pgd,autopgd",
+                "--evaluate.curve=false",
+                "--evaluate.diagnose=false",
+                "--evaluate.diversity=false",
+            ),
+        },
+        seeds=3,
+        beside="linf 0.03, l2 0.25. The student report on three such networks says, "
+        "for all 50,000 images (clean / FGSM / PGD of 10 steps): natural members 60 to "
+        "62 / 4 to 5 / 1, DVERGE ensemble after 200 epochs 67.4 / 34.7 / 10.6, with "
+        "adversarial training 63.9 / 31.5 / 26.0; it has no row for the natural "
+        "ensemble, whose members answer together here too.",
+    ),
+}
