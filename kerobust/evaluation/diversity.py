@@ -16,7 +16,7 @@ from kerobust.attacks import (
     MomentumPGD,
 )
 from kerobust.attacks.checks import check_count
-from kerobust.config import Config, UserError, setting
+from kerobust.config import Config, setting
 from kerobust.data.splits import Split
 from kerobust.evaluation.results import share
 from kerobust.evaluation.transfer import transfer_matrix
@@ -163,8 +163,10 @@ class Diversity:
             "diverse": DiversePGD(config.epsilon, random_start=True, **given),
         }
 
-    def __call__(self, ensemble: Ensemble, split: Split) -> dict:
+    def __call__(self, ensemble: Ensemble, split: Split) -> dict | None:
         """Returns what was found, as values that JSON can hold.
+
+        None if the members have fewer than two images right together.
 
         Args:
             ensemble: With two members or more.
@@ -176,16 +178,16 @@ class Diversity:
             "diversity": {"losses", "pairs": [N, N], "mean"}, "black_box": attack ->
             `share` of images that withstand it, "clean" before and "all" after them;
             None without surrogates}.
-
-        Raises:
-            UserError: If the members have fewer than two images right together.
         """
         config = self.config
         members = {
             f"member {index}": member
             for index, member in enumerate(ensemble.members, start=1)
         }
-        images, labels = self._shared(members, split)
+        shared = self._shared(members, split)
+        if shared.size < 2:
+            return None
+        images, labels = shared.arrays()
         matrix = transfer_matrix(
             self._attack,
             members,
@@ -245,8 +247,8 @@ class Diversity:
                 everything &= flags
         return found | {"all": share(everything)}
 
-    def _shared(self, members: Mapping[str, tf.keras.Model], split: Split):
-        """Returns images and labels that every member has right."""
+    def _shared(self, members: Mapping[str, tf.keras.Model], split: Split) -> Split:
+        """Returns the images that every member has right, at most so many."""
         images, labels = split.arrays()
         right = np.ones(split.size, bool)
         for member in members.values():
@@ -255,11 +257,4 @@ class Diversity:
                 for start in range(0, split.size, _BATCH)
             ]
             right &= np.concatenate(answers) == labels
-        shared = split.subset(right).thinned(self.config.limit)
-        if shared.size < 2:
-            raise UserError(
-                "`ensemble` must have members that classify two images right together. "
-                f"Received: {shared.size} of {split.size}. Train longer, or set "
-                "--evaluate.diversity=false."
-            )
-        return shared.arrays()
+        return split.subset(right).thinned(self.config.limit)

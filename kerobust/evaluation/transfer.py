@@ -164,16 +164,22 @@ def transfer_matrix(
             under &= [_right(judges, adversarial, labels[rows]) for adversarial in made]
         clean.append(right)
         robust.append(under)
-    same = [
-        [own is other or name == also for also, other in victims.items()]
-        for name, own in surrogates.items()
-    ]
     return TransferMatrix(
         tuple(surrogates),
         tuple(victims),
         np.concatenate(clean, axis=1),
         np.concatenate(robust, axis=2),
-        np.array(same),
+        _same(surrogates, victims),
+    )
+
+
+def _same(surrogates: Mapping, victims: Mapping) -> np.ndarray:
+    """Returns whether surrogate and victim are one model, bool [S, V]."""
+    return np.array(
+        [
+            [own is other or name == also for also, other in victims.items()]
+            for name, own in surrogates.items()
+        ]
     )
 
 

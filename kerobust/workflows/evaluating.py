@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kerobust import run_folder
 from kerobust.batch_state import write_atomically
+from kerobust.data.splits import Split
 from kerobust.evaluation.diversity import Diversity
 from kerobust.evaluation.evaluator import Evaluator
 from kerobust.evaluation.events import write_events, write_shared
@@ -19,16 +20,18 @@ from kerobust.evaluation.sections import sentence
 from kerobust.workflows.contenders import Contender, contenders, read_ensemble
 from kerobust.workflows.preparing import Experiment
 
+_NOTHING_SHARED = (
+    "Its members have fewer than two images right together, so that what they share "
+    "could not be examined."
+)
+
 
 def evaluate(experiment: Experiment) -> dict:
     """Attacks every network of the experiment; writes and returns the report."""
     config, workdir = experiment.config, experiment.workdir
     evaluator = Evaluator(config.attack, config.evaluate)
-    examiner = Representation(config.attack, config.evaluate, config.represent)
+    study = _Study(experiment)
     results: dict[str, Evaluation] = {}
-    examined: dict[str, dict] = {}
-    shared: dict[str, dict] = {}
-    study = Diversity(config.diversity, _surrogates(config))
     about: dict[str, Contender] = {}
     known: list = []
     split = experiment.source.splits[config.evaluate.split]
@@ -46,32 +49,57 @@ def evaluate(experiment: Experiment) -> dict:
             progress=progress,
         )
         about[name] = contender
-        if config.evaluate.represent and hasattr(model, "encoder"):
-            examined[name] = examiner(
-                model,
-                experiment.labelled,
-                split,
-                state_dir=folder / "representation",
-                progress=progress,
-            )
-        if config.evaluate.diversity and len(getattr(model, "members", ())) > 1:
-            shared[name] = study(model, split.thinned(config.evaluate.limit))
+        study.examine(name, model, split, folder, progress)
         _write_results(experiment, name, folder, results[name])
     content = _report(experiment, results, about)
-    if examined:
-        write_events(workdir / "evaluate" / "tensorboard", examined)
-        content["representation"] = examined
-    if shared:
-        write_shared(workdir / "evaluate" / "tensorboard", shared)
-        content["diversity"] = shared
+    study.add_to(content, workdir / "evaluate" / "tensorboard")
     _publish(workdir, content)
     return content
 
 
-def _surrogates(config) -> dict[str, tf.keras.Model]:
-    """Returns the ensembles that `--diversity.surrogates` names, read."""
-    folders = map(pathlib.Path, config.diversity.surrogates)
-    return {str(folder): read_ensemble(folder) for folder in folders}
+class _Study:
+    """What is asked of encoders and of ensembles beside accuracy under attack."""
+
+    def __init__(self, experiment: Experiment):
+        self._config, self._bank = experiment.config, experiment.labelled
+        config = experiment.config
+        self._representation = Representation(
+            config.attack, config.evaluate, config.represent
+        )
+        folders = map(pathlib.Path, config.diversity.surrogates)
+        surrogates = {str(folder): read_ensemble(folder) for folder in folders}
+        self._diversity = Diversity(config.diversity, surrogates)
+        self._encoders: dict[str, dict] = {}
+        self._ensembles: dict[str, dict] = {}
+        self._notes: list[str] = []
+
+    def examine(self, name: str, model, split: Split, folder: pathlib.Path, progress):
+        """Examines what there is: an encoder, or members."""
+        wanted = self._config.evaluate
+        if wanted.represent and hasattr(model, "encoder"):
+            self._encoders[name] = self._representation(
+                model,
+                self._bank,
+                split,
+                state_dir=folder / "representation",
+                progress=progress,
+            )
+        if wanted.diversity and len(getattr(model, "members", ())) > 1:
+            found = self._diversity(model, split.thinned(wanted.limit))
+            if found is None:
+                self._notes.append(f"{name}: {_NOTHING_SHARED}")
+            else:
+                self._ensembles[name] = found
+
+    def add_to(self, content: dict, events: pathlib.Path) -> None:
+        """Adds what was found to a report and writes its events."""
+        content["notes"] += self._notes
+        if self._encoders:
+            write_events(events, self._encoders)
+            content["representation"] = self._encoders
+        if self._ensembles:
+            write_shared(events, self._ensembles)
+            content["diversity"] = self._ensembles
 
 
 def _publish(workdir, content: dict) -> None:

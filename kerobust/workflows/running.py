@@ -128,8 +128,8 @@ def _require_start(config: ExperimentConfig) -> None:
         raise UserError(
             "`--run.init_from` must name a bundle when `--run.stages` has evaluate "
             "without pretrain and finetune. Received: init_from=None and neither "
-            f"{kept[0]} nor a fine-tuned model in {folder}. Add one of those stages to "
-            "--run.stages or name a bundle."
+            f"an {kept[0]} nor a fine-tuned model in {folder}. Add one of those stages "
+            "to --run.stages or name a bundle."
         )
 
 
