@@ -88,6 +88,7 @@ def test_an_attack_with_the_wrong_sign_does_no_harm(tmp_path, honest, monkeypatc
     assert robust > honest[1][1] + 0.1
 
 
+@pytest.mark.slow
 def test_shuffled_labels_bring_accuracy_to_chance(tmp_path, monkeypatch):
     load = datasets.load
 

@@ -151,6 +151,7 @@ class Rows(Counting):
         return self.inner.outputs(images)
 
 
+@pytest.mark.slow
 def test_stop_when_fooled_spares_fooled_examples_the_other_members(
     network, alone, together
 ):

@@ -78,6 +78,7 @@ def test_help_version_and_config_are_printed(main, capsys):
     assert "--attack.epsilon=4/255  # command line" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_dry_run_estimates_and_writes_nothing(tmp_path, capsys):
     workdir = tmp_path / "run"
 

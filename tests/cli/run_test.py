@@ -104,6 +104,7 @@ def test_the_same_command_again_reads_what_is_finished(whole_run, capsys):
     assert examples(workdir, "scratch") == before
 
 
+@pytest.mark.slow
 def test_probe_and_evaluate_start_from_bundles(tmp_path, whole_run):
     encoder = whole_run[0] / "encoder"
     model = whole_run[0] / "baselines" / "natural" / "model"
@@ -129,6 +130,7 @@ def test_probe_and_evaluate_start_from_bundles(tmp_path, whole_run):
         np.testing.assert_array_equal(frozen[name], source[name])
 
 
+@pytest.mark.slow
 def test_pretraining_may_see_the_validation_images(tmp_path):
     stages = ("--run.stages=pretrain", "--pretrain.epochs=1")
     seen = {}
@@ -156,9 +158,8 @@ def test_a_probe_has_the_shape_of_its_encoder(whole_run, tmp_path, capsys):
     assert f"encoder: {encoder}, which sets --model: {shape}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "method", ["mae", pytest.param("mimir", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mae", "mimir"])
 def test_two_devices_work_from_the_command_line(tmp_path, method):
     flags = [*SHORT, f"--method={method}", "--run.devices=2"]
 

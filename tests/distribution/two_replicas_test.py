@@ -14,6 +14,12 @@ from kerobust.tasks import Classification
 from tests.methods.tiny import tiny_classifier, tiny_pretraining
 
 BATCH = 16
+# The longest of those that differ from another row by little.
+SLOW = ("rodino", "fare", "fast", "trades")
+ROWS = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name in (*METHODS, "natural", "fast", "pgd", "trades")
+]
 
 
 def make_method(name: str):
@@ -38,7 +44,7 @@ def weights_after_two_steps(name: str, devices: int) -> list[np.ndarray]:
     return [variable.numpy() for variable in method.trained_variables()]
 
 
-@pytest.mark.parametrize("name", [*METHODS, "natural", "fast", "pgd", "trades"])
+@pytest.mark.parametrize("name", ROWS)
 def test_two_devices_make_the_update_of_one(name):
     one = weights_after_two_steps(name, 1)
     two = weights_after_two_steps(name, 2)

@@ -267,8 +267,8 @@ def test_members_of_an_ensemble_train_as_each_alone():
 def test_attacks_leave_batch_norm_alone_unless_told_otherwise():
     changed = []
     for mode in ("frozen", "train"):
-        method = make(ensemble={"network": "resnet20", "bn_in_attack": mode})
-        method.dverge = DvergeConfig(layer=3)
+        members = {"network": "resnet20", "bn_in_attack": mode, "members": 2}
+        method = make(ensemble=members, dverge={"layer": 3, "steps": 1})
         norm = method.members[0].encoder.norm1
         before = norm.moving_mean.numpy()
         method.perturb(batch())

@@ -1,6 +1,7 @@
 """MIMIR's attack and loss against what the paper promises."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from kerobust.models.mae import pixel_mask
@@ -98,6 +99,7 @@ def test_the_target_is_the_clean_image():
     )
 
 
+@pytest.mark.slow
 def test_a_heavy_penalty_lowers_the_dependence():
     batch, values = first_batch(32), {}
     for weight in (1e-5, 10.0):
