@@ -19,7 +19,8 @@ quickstart: $(READY) ## Pretrain, fine-tune and attack a small encoder.
 	$(PYTHON) -m kerobust.train --flagfile=configs/mimir.flags
 
 test: $(READY) ## Run the tests that are not marked slow.
-	$(PYTHON) -m pytest -q -m "not slow" -n 2 --dist loadfile
+	$(PYTHON) -m pytest -q -m "not slow" -n 2 --dist loadfile \
+		--no-loadscope-reorder
 
 lint: $(READY) ## Check format, style and types.
 	$(PYTHON) -m ruff format --check .

@@ -20,6 +20,15 @@ from kerobust.distribute import ensure_logical_cpus
 ensure_logical_cpus(2)
 
 
+# Files of few, long tests: begun last, they would keep one worker waiting.
+LONG = ("workflows_kill_test", "planted_controls_test", "run_test", "two_replicas_test")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files in `LONG` before all others."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def fixed_start():
     """Starts each test from the same seeds and leaves the global policy as found."""

@@ -143,6 +143,7 @@ def test_a_kill_during_a_checkpoint_write_changes_nothing(tmp_path, uninterrupte
     assert_same(result(tmp_path), uninterrupted)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_stops_with_code_75(tmp_path, uninterrupted):
     survive(tmp_path, kill_at_step(7, signal.SIGTERM), 75)
     saved = {path.name for path in (tmp_path / "pretrain/checkpoints").glob("step-*")}

@@ -10,7 +10,12 @@ from tests.methods.finetune_test import make as make_finetune
 from tests.methods.tiny import first_batch, tiny_pretraining
 
 FINETUNE = ("natural", "fast", "pgd", "trades")
-ROWS = [*METHODS, *FINETUNE]
+# They differ from another row by little.
+SLOW = ("ensemble", "fast")
+ROWS = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name in (*METHODS, *FINETUNE)
+]
 
 
 def make(name: str):

@@ -15,7 +15,7 @@ from tests.methods.tiny import tiny_classifier, tiny_pretraining
 
 BATCH = 16
 # The longest of those that differ from another row by little.
-SLOW = ("rodino", "fare", "fast", "trades")
+SLOW = ("rodino", "fare", "ensemble", "fast", "trades")
 ROWS = [
     pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
     for name in (*METHODS, "natural", "fast", "pgd", "trades")
