@@ -28,7 +28,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from benchmarks import _measure
-from benchmarks.mimir_step import train_step
+from benchmarks._steps import climb, excess, shown, timed, train_step, update_pass
 from kerobust.experiment import ExperimentConfig
 from kerobust.methods.dverge import Dverge, DvergeConfig
 from kerobust.methods.ensemble import EnsembleConfig
@@ -92,33 +92,15 @@ def passes(method: Dverge, batch) -> dict[str, Callable]:
     @tf.function(autograph=False)
     def distillation(images, targets):
         return [
-            _climb(match, images, wanted, method.dverge.steps)
+            climb(match, images, wanted, method.dverge.steps)
             for match, wanted in zip(matches, targets, strict=True)
         ]
-
-    @tf.function(autograph=False)
-    def update(batch):
-        variables = method.trained_variables()
-        with tf.GradientTape() as tape:
-            terms = method.loss_terms(batch, training=True)
-            loss = tf.add_n(list(terms.values()))
-        method.optimizer.minimize(loss, variables, tape=tape)
-        return loss
 
     return {
         "references": lambda: references(batch["partners"]),
         "distillation": lambda: distillation(batch["images"], targets),
-        "update": lambda: update(seen),
+        "update": update_pass(method, seen),
     }
-
-
-def _climb(match, images, targets, steps: int) -> tf.Tensor:
-    for _ in range(steps):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            values = match(images, targets)
-        images = images + 1e-3 * tape.gradient(values, images)
-    return images
 
 
 def at_once(method: Dverge, batch) -> dict[str, Callable]:
@@ -135,7 +117,7 @@ def at_once(method: Dverge, batch) -> dict[str, Callable]:
     @tf.function(autograph=False)
     def turns(images, targets):
         found = zip(matches, tf.unstack(images), tf.unstack(targets), strict=True)
-        return [_climb(match, seen, wanted, 1) for match, seen, wanted in found]
+        return [climb(match, seen, wanted, 1) for match, seen, wanted in found]
 
     def one(given):
         images, targets, *weights = given
@@ -171,21 +153,6 @@ def _third_layer(encoder, images, weights) -> tf.Tensor:
     return tf.linalg.matmul(flat, kernel) + bias
 
 
-def timed(contenders: dict[str, Callable], chosen, name: str) -> dict[str, list[float]]:
-    """Returns the seconds of every contender in every round."""
-    for part, run in contenders.items():  # The first call compiles: not timed.
-        print(f"{name}: warming up {part}", flush=True)
-        run()
-        run()
-    return _measure.interleave(contenders, chosen.rounds, name)
-
-
-def excess(seconds: dict[str, list[float]]) -> list[float]:
-    """Returns per round the step over the sum of its passes."""
-    parts = zip(*(seconds[name] for name in PASSES), strict=True)
-    return _measure.ratios(seconds["step"], [sum(values) for values in parts])
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints the table and writes the JSON file."""
     chosen = options(argv)
@@ -194,21 +161,15 @@ def main(argv: list[str] | None = None) -> int:
     for network in chosen.networks:
         batch, method = batch_for(chosen.batch), method_for(network, chosen)
         contenders = {"step": train_step(method, batch), **passes(method, batch)}
-        seconds = timed(contenders, chosen, network)
-        found = excess(seconds)
+        seconds = timed(contenders, chosen.rounds, network)
+        found = excess(seconds, PASSES)
         results[network] = {"seconds": seconds, "excess": _measure.spread(found)}
-        lines.append(
-            {
-                "network": network,
-                **{
-                    f"{part} ms": _measure.show([1000 * x for x in values], 1)
-                    for part, values in seconds.items()
-                },
-                "step / passes": _measure.show(found),
-            }
-        )
+        last = {"step / passes": _measure.show(found)}
+        lines.append({"network": network, **shown(seconds), **last})
         if network == "conv":
-            both = timed(at_once(method, batch), chosen, f"{network}, all members")
+            both = timed(
+                at_once(method, batch), chosen.rounds, f"{network}, all members"
+            )
             ratio = _measure.ratios(both["stacked"], both["in turns"])
             results["stacked"] = {"seconds": both, "ratio": _measure.spread(ratio)}
     sentence = (

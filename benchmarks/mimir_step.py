@@ -25,6 +25,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from benchmarks import _measure
+from benchmarks._steps import train_step
 from kerobust.experiment import ExperimentConfig
 from kerobust.flags import parse
 from kerobust.methods import METHODS
@@ -107,13 +108,6 @@ def method_for(name: str, setup: Setup) -> Mae:
     )
     compile_method(method, setup.experiment.pretrain, IMAGES)
     return method
-
-
-def train_step(method: Mae, batch) -> Callable:
-    """Returns one step of `fit` on a repeated batch."""
-    iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
-    function = method.make_train_function()
-    return lambda: function(iterator)
 
 
 def passes(method: Mimir, batch) -> dict[str, Callable]:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from benchmarks import _measure
-from benchmarks.mimir_step import train_step
+from benchmarks._steps import climb, excess, shown, timed, train_step, update_pass
 from kerobust.data.multicrop import ViewsConfig
 from kerobust.experiment import ExperimentConfig
 from kerobust.methods import METHODS
@@ -109,28 +109,13 @@ def passes(name: str, method: Method, batch) -> dict[str, Callable]:
         if name == "rodino":
             clean = method.adversarial_tokens(images, batch["keys"])
             targets = {"clean": clean, "keys": batch["keys"]}
-        for _ in range(method.attack.steps):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                values = method.objective(images, targets)
-            images = images + 1e-3 * tape.gradient(values, images)
-        return images
-
-    @tf.function(autograph=False)
-    def update(batch):
-        variables = method.trained_variables()
-        with tf.GradientTape() as tape:
-            terms = method.loss_terms(batch, training=True)
-            loss = tf.add_n(list(terms.values()))
-        method.optimizer.minimize(loss, variables, tape=tape)
-        method.after_update(batch)
-        return loss
+        return climb(method.objective, images, targets, method.attack.steps)
 
     targets = None if name == "rodino" else method.attack_targets(guided)
     return {
         "teacher": lambda: teacher(batch),
         "attack": lambda: attack(guided, targets),
-        "update": lambda: update(seen),
+        "update": update_pass(method, seen),
     }
 
 
@@ -141,17 +126,7 @@ def compare(name: str, chosen: argparse.Namespace) -> dict[str, list[float]]:
         "step": train_step(method, batch),
         **passes(name, method, batch),
     }
-    for part, run in contenders.items():  # The first call compiles: not timed.
-        print(f"{name}: warming up {part}", flush=True)
-        run()
-        run()
-    return _measure.interleave(contenders, chosen.rounds, name)
-
-
-def excess(seconds: dict[str, list[float]]) -> list[float]:
-    """Returns per round the step over the sum of its passes."""
-    parts = zip(*(seconds[name] for name in PASSES), strict=True)
-    return _measure.ratios(seconds["step"], [sum(values) for values in parts])
+    return timed(contenders, chosen.rounds, name)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,11 +136,10 @@ def main(argv: list[str] | None = None) -> int:
     results, lines = {}, []
     for name in METHODS_TIMED:
         seconds = compare(name, chosen)
-        found = excess(seconds)
+        found = excess(seconds, PASSES)
         results[name] = {"seconds": seconds, "excess": _measure.spread(found)}
-        milliseconds = {k: [1000 * x for x in v] for k, v in seconds.items()}
-        shown = {f"{k} ms": _measure.show(v, 1) for k, v in milliseconds.items()}
-        lines.append({"method": name, **shown, "step / passes": _measure.show(found)})
+        last = {"step / passes": _measure.show(found)}
+        lines.append({"method": name, **shown(seconds), **last})
     sentence = (
         f"Milliseconds; a vision transformer {chosen.width} wide and {chosen.depth} "
         f"deep on {chosen.batch} images of 32 x 32 pixels with patches of 4, "

@@ -8,8 +8,10 @@ import tensorflow as tf
 
 from benchmarks import (
     _measure,
+    _steps,
     attack_precision,
     attack_throughput,
+    dverge_step,
     memory,
     mimir_step,
     ssl_step,
@@ -186,10 +188,35 @@ def test_ssl_step_writes_table_and_rounds(tmp_path, capsys):
         assert all(len(values) == 2 for values in seconds.values())
 
 
+@pytest.mark.slow
+def test_dverge_step_writes_table_and_rounds(tmp_path, capsys):
+    small = flags(tmp_path, rounds=2, batch=4, members=2, steps=2)
+
+    code = dverge_step.main(small)
+
+    assert code == 0
+    shown = capsys.readouterr().out
+    assert "| conv      |" in shown and "times as long as member after member" in shown
+    found = read(tmp_path, "dverge_step")
+    assert set(found["conv"]["seconds"]) == {"step", *dverge_step.PASSES}
+    assert set(found["stacked"]["seconds"]) == {"in turns", "stacked"}
+
+
+def test_stacked_members_take_the_step_of_members_in_turns():
+    chosen = dverge_step.options(["--members=2", "--batch=4"])
+    batch, method = dverge_step.batch_for(4), dverge_step.method_for("conv", chosen)
+
+    turns, stacked = (run() for run in dverge_step.at_once(method, batch).values())
+
+    moved = np.stack(turns) - batch["images"]
+    np.testing.assert_allclose(stacked - batch["images"], moved, rtol=1e-3, atol=1e-7)
+    assert np.abs(moved).max() > 1e-7
+
+
 def test_the_excess_is_the_step_over_the_sum_of_its_passes():
     seconds = {"step": [6.0], "teacher": [0.5], "attack": [3.0], "update": [1.5]}
 
-    assert ssl_step.excess(seconds) == [1.2]
+    assert _steps.excess(seconds, ssl_step.PASSES) == [1.2]
 
 
 @pytest.mark.slow
