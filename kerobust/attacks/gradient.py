@@ -173,8 +173,7 @@ class MomentumPGD(PGD):
     def _accumulate(self, gradient, memory):
         size = tf.reduce_sum(tf.abs(flatten(gradient)), axis=1)
         gradient = tf.math.divide_no_nan(gradient, per_example(size, gradient))
-        past = memory if self.decay == 1.0 else self.decay * memory
-        return past + gradient
+        return self.decay * memory + gradient
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")

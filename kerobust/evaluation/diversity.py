@@ -16,6 +16,7 @@ from kerobust.attacks import (
     MomentumPGD,
 )
 from kerobust.attacks.checks import check_count
+from kerobust.attacks.victim import Victim
 from kerobust.config import Config, setting
 from kerobust.data.splits import Split
 from kerobust.evaluation.results import share
@@ -251,10 +252,8 @@ class Diversity:
         """Returns the images that every member has right, at most so many."""
         images, labels = split.arrays()
         right = np.ones(split.size, bool)
-        for member in members.values():
-            answers = [
-                np.argmax(member(images[start : start + _BATCH], training=False), 1)
-                for start in range(0, split.size, _BATCH)
-            ]
-            right &= np.concatenate(answers) == labels
+        for judge in map(Victim, members.values()):
+            for start in range(0, split.size, _BATCH):
+                rows = slice(start, start + _BATCH)
+                right[rows] &= judge.predictions(images[rows]) == labels[rows]
         return split.subset(right).thinned(self.config.limit)

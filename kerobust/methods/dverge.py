@@ -11,7 +11,6 @@ from kerobust.methods.base import Batch
 from kerobust.methods.ensemble import (
     EnsembleConfig,
     EnsembleTraining,
-    check_devices,
     new_ensemble,
 )
 from kerobust.methods.start import Length
@@ -121,7 +120,6 @@ class Dverge(EnsembleTraining):
         cls, experiment, image_shape, length: Length, start=None, num_classes: int = 0
     ):
         """Returns the method; see `EnsembleTraining.from_experiment`."""
-        check_devices(experiment)
         return cls(
             new_ensemble(experiment, image_shape, num_classes, start),
             experiment.ensemble,
@@ -134,7 +132,8 @@ class Dverge(EnsembleTraining):
     def perturb(self, batch: Batch) -> Batch:
         """Returns the batch with `distilled` [B, N, H, W, C] and what attacks add."""
         index = self.layer_index(self.optimizer.iterations)
-        branches = [functools.partial(self.distil, batch, k) for k in self._indices()]
+        indices = range(len(self.choices))
+        branches = [functools.partial(self.distil, batch, each) for each in indices]
         distilled = tf.switch_case(index, branches)
         self.measure("layer", tf.gather(tf.constant(self.choices), index))
         batch = super().perturb(batch)
@@ -193,9 +192,6 @@ class Dverge(EnsembleTraining):
             f"must lie in [1, {count}], the layers of a member",
         )
         return list(range(1, count + 1)) if chosen is None else [chosen]
-
-    def _indices(self) -> range:
-        return range(len(self.choices))
 
     def _match(self, member, layer: int) -> "LayerMatch":
         if self.config.bn_in_attack == "train":

@@ -115,7 +115,6 @@ class EnsembleTraining(Method):
         """
         del length
         ensemble = new_ensemble(experiment, image_shape, num_classes, start)
-        check_devices(experiment)
         return cls(ensemble, experiment.ensemble, experiment.attack)
 
     @property
@@ -198,9 +197,16 @@ def new_ensemble(experiment, image_shape, num_classes: int, start) -> Ensemble:
         start: Loaded bundle whose members are taken over; None = new members.
 
     Raises:
-        UserError: If the start is no ensemble for these images and classes.
+        UserError: If the start is no ensemble for these images and classes, or batch
+            norm would have to talk between devices inside an attack.
     """
     config = experiment.ensemble
+    config.require(
+        config.bn_in_attack == "frozen" or experiment.run.devices == 1,
+        "bn_in_attack",
+        "must be frozen on several devices",
+        "Use --run.devices=1.",
+    )
     if start is None:
         return Ensemble(
             [
@@ -232,16 +238,6 @@ def new_ensemble(experiment, image_shape, num_classes: int, start) -> Ensemble:
     ensemble = Ensemble.from_config({**known.get_config(), "combine": config.combine})
     copy_weights(known, ensemble)
     return ensemble
-
-
-def check_devices(experiment) -> None:
-    """Raises if batch norm would have to talk between devices inside an attack."""
-    experiment.ensemble.require(
-        experiment.ensemble.bn_in_attack == "frozen" or experiment.run.devices == 1,
-        "bn_in_attack",
-        "must be frozen on several devices",
-        "Use --run.devices=1.",
-    )
 
 
 def _encoder(experiment, image_shape) -> tf.keras.Model:
