@@ -140,6 +140,8 @@ def _rates(found: dict) -> tuple[float, float, float]:
     return first, second, third
 
 
+_BRIEF = ("--evaluate.curve=false", "--evaluate.diagnose=false")
+_L2 = ("--evaluate.attacks=pgd,autopgd", *_BRIEF, "--evaluate.diversity=false")
 _WHOLE = ("--method=ensemble", "--ensemble.attack=ensemble")
 ENSEMBLES = {
     "dverge_digits": Ensembles(
@@ -155,15 +157,11 @@ ENSEMBLES = {
         evaluations={
             "linf": (
                 "--evaluate.attacks=fgsm,pgd,autopgd,mora,autoattack",
-                "--evaluate.curve=false",
-                "--evaluate.diagnose=false",
+                *_BRIEF,
             ),
             "l2": (
                 "--attack.epsilon=0.5",
-                "--evaluate.attacks=pgd,autopgd",
-                "--evaluate.curve=false",
-                "--evaluate.diagnose=false",
-                "--evaluate.diversity=false",
+                *_L2,
             ),
         },
         seeds=3,
@@ -198,13 +196,10 @@ ENSEMBLES = {
             ),
         },
         evaluations={
-            "linf": ("--evaluate.curve=false", "--evaluate.diagnose=false"),
+            "linf": _BRIEF,
             "l2": (
                 "--attack.epsilon=0.25",
-                "--evaluate.attacks=pgd,autopgd",
-                "--evaluate.curve=false",
-                "--evaluate.diagnose=false",
-                "--evaluate.diversity=false",
+                *_L2,
             ),
         },
         seeds=3,
