@@ -7,6 +7,10 @@ import tensorflow as tf
 from benchmarks import _measure
 from kerobust.methods.base import Method
 
+STEP = (
+    1.0  # Of bare ascent: gradients of untrained networks must show in float32 images.
+)
+
 
 def train_step(method: Method, batch) -> Callable:
     """Returns one step of `fit` on a repeated batch."""
@@ -37,7 +41,7 @@ def climb(objective, images, targets, steps: int) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             values = objective(images, targets)
-        images = images + 1e-3 * tape.gradient(values, images)
+        images = images + STEP * tape.gradient(values, images)
     return images
 
 

@@ -28,7 +28,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from benchmarks import _measure
-from benchmarks._steps import climb, excess, shown, timed, train_step, update_pass
+from benchmarks._steps import STEP, climb, excess, shown, timed, train_step, update_pass
 from kerobust.experiment import ExperimentConfig
 from kerobust.methods.dverge import Dverge, DvergeConfig
 from kerobust.methods.ensemble import EnsembleConfig
@@ -125,7 +125,7 @@ def at_once(method: Dverge, batch) -> dict[str, Callable]:
             tape.watch(images)
             features = _third_layer(first, images, weights)
             values = -tf.reduce_mean(tf.square(features - targets), axis=1)
-        return images + 1e-3 * tape.gradient(values, images)
+        return images + STEP * tape.gradient(values, images)
 
     @tf.function(autograph=False)
     def stacked(images, targets):

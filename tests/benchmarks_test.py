@@ -209,8 +209,8 @@ def test_stacked_members_take_the_step_of_members_in_turns():
     turns, stacked = (run() for run in dverge_step.at_once(method, batch).values())
 
     moved = np.stack(turns) - batch["images"]
-    np.testing.assert_allclose(stacked - batch["images"], moved, rtol=1e-3, atol=1e-7)
-    assert np.abs(moved).max() > 1e-7
+    np.testing.assert_allclose(stacked - batch["images"], moved, rtol=1e-3, atol=1e-6)
+    assert np.abs(moved).max() > 1e-5
 
 
 def test_the_excess_is_the_step_over_the_sum_of_its_passes():

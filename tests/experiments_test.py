@@ -139,7 +139,8 @@ def test_every_arm_of_ensembles_goes_on_from_the_one_it_names(
 
     table.run(seed=3, extra=["--data.dir=somewhere"])
 
-    configs = [flags.parse(arguments[3:]).config for arguments in calls]
+    surrogate, *configs = [flags.parse(call[3:]).config for call in calls]
+    assert surrogate.run.seed == 1000 and surrogate.ensemble.attack == "natural"
     step = 1 + len(table.evaluations)
     for index, (arm, (start, _)) in enumerate(table.arms.items()):
         trained, *tested = configs[step * index : step * (index + 1)]
@@ -150,11 +151,12 @@ def test_every_arm_of_ensembles_goes_on_from_the_one_it_names(
         assert trained.method == ("dverge" if "dverge" in arm else "ensemble")
         assert [config.run.init_from for config in tested] == [own] * len(tested)
         assert [config.attack.norm for config in tested] == list(table.evaluations)
+        assert tested[0].diversity.surrogates == (f"{table.surrogate}/ensemble",)
     attacks = {
         arm: configs[step * i].ensemble.attack for i, arm in enumerate(table.arms)
     }
-    assert attacks["dverge_advt"] == "members" and attacks["adversarial"] == "ensemble"
-    assert attacks["vanilla"] == attacks["dverge"] == "natural"
+    known = {"dverge_advt": "members", "adversarial": "ensemble"}
+    assert attacks == {arm: known.get(arm, "natural") for arm in table.arms}
 
 
 def test_tables_of_ensembles_name_the_arm_and_average_the_seeds():
@@ -171,14 +173,18 @@ def test_tables_of_ensembles_name_the_arm_and_average_the_seeds():
         "member 2": {"member 1": 0.3, "member 2": 0.8, "ensemble": 0.5},
     }
     shared = {"transfer": {"success": success}, "diversity": {"mean": 2.5}}
+    shared["black_box"] = {"all": {"accuracy": 0.7}}
+    info = {"seconds": 30.0, "flags": {"pretrain.epochs": "3"}}
 
     rows = ensembles.accuracies({"dverge": networks}).splitlines()
     line = ensembles.sharing({"dverge": [shared]}).splitlines()[2]
+    last = ensembles.training({"dverge": [info]}).splitlines()[2]
 
     assert "| dverge          | 100.0 ± 0.0 | 75.0 ± 35.4 | 75.0 ± 35.4" in rows[2]
     assert rows[3].startswith("| dverge member 1 |")
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells == ["dverge", "90.0", "20.0", "40.0", "2.5"]
+    assert cells == ["dverge", "90.0", "20.0", "40.0", "2.5", "70.0"]
+    assert [cell.strip() for cell in last.split("|")[1:-1]] == ["dverge", "3", "10.0"]
 
 
 @pytest.mark.parametrize("name", sorted(tune.SEARCHES))

@@ -5,9 +5,7 @@ import weakref
 
 import tensorflow as tf
 
-# The public API can neither pause whatever tapes the caller has open, nor tell Keras
-# to convert Python control flow in victims without converting this library too.
-from tensorflow.python.autograph.core import ag_ctx
+# The public API cannot pause whatever tapes the caller has open.
 from tensorflow.python.eager import record
 
 from kerobust.attacks import checks
@@ -16,7 +14,7 @@ from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.differentiation import differentiate
 from kerobust.attacks.objectives import CrossEntropy, LogitObjective, as_objective
-from kerobust.attacks.precision import in_precision
+from kerobust.attacks.tracing import traced
 from kerobust.attacks.weak import WeakIdentityCache
 from kerobust.randomness import example_keys, fold_in
 from kerobust.types import AttackInfo
@@ -194,12 +192,8 @@ class Attack(tf.keras.layers.Layer):
 
     def _differentiated(self, index, adversarial, targets, objective):
         """Returns the gradient of each example's value, and the judged candidate."""
-
-        def gradient_of(adversarial, targets):
-            return differentiate(adversarial, targets, objective)
-
-        found = in_precision(self.precision, gradient_of, adversarial, targets)
-        gradient, values, fooled = found
+        given = (adversarial, targets, objective, self.precision)
+        gradient, values, fooled = differentiate(*given)
         if self.precision != "float32":  # Success is believed in float32 only.
             fooled = tf.zeros_like(fooled)
         here = Candidate.after(adversarial, index)
@@ -212,7 +206,11 @@ class Attack(tf.keras.layers.Layer):
     def _legal(self, images, adversarial, epsilon):
         """Returns `adversarial` moved into the ball around `images` and into [0, 1]."""
         moved = self.ball.confine(adversarial, self.ball.room(images, epsilon))
-        return tf.where(per_example(epsilon > 0, images), moved, images)
+        return tf.cond(
+            tf.reduce_all(epsilon > 0),
+            lambda: moved,
+            lambda: tf.where(per_example(epsilon > 0, images), moved, images),
+        )
 
     @tf.autograph.experimental.do_not_convert
     def _arguments(self, images, targets, epsilon, step_size, keys):
@@ -253,11 +251,9 @@ class Attack(tf.keras.layers.Layer):
 
             def run(images, targets, epsilon, step_size, keys):
                 given = (images, targets, epsilon, step_size, keys)
-                # Converts nothing by itself, but lets Keras convert its models' calls.
-                with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
-                    return self._run(alive(), return_info, *given)
+                return self._run(alive(), return_info, *given)
 
-            functions[key] = tf.function(run, signature, autograph=False)
+            functions[key] = traced(run, signature)
         return functions[key]
 
     def _warn_of_retracing(self):

@@ -173,7 +173,7 @@ class MomentumPGD(PGD):
     def _accumulate(self, gradient, memory):
         size = tf.reduce_sum(tf.abs(flatten(gradient)), axis=1)
         gradient = tf.math.divide_no_nan(gradient, per_example(size, gradient))
-        return self.decay * memory + gradient
+        return gradient + (memory if self.decay == 1.0 else self.decay * memory)
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.autograph.core import ag_ctx
 
 from kerobust.attacks.arguments import any_batch
 from kerobust.attacks.embedding import embedded
 from kerobust.attacks.objectives import LogitObjective, Objective, infer
 from kerobust.attacks.stochastic import Averaged
+from kerobust.attacks.tracing import traced
 from kerobust.config import UserError
 
 Kind = Callable[[Any], Objective]  # Of a victim, such as a class of objectives.
@@ -112,7 +112,7 @@ class Victim:
 
     def embeddings(self, images) -> tf.Tensor:
         """Returns `embed` of images, compiled."""
-        return self._compiled("embeddings", self._converted_embed, images)
+        return self._compiled("embeddings", self.embed, images)
 
     def predictions(self, images) -> np.ndarray:
         """Returns int32 [B]."""
@@ -128,21 +128,14 @@ class Victim:
         images = tf.convert_to_tensor(images)
         kind = any_batch(images)
         if (name, kind) not in self._functions:
-            forward = tf.function(function, [kind], autograph=False)
-            self._functions[name, kind] = forward
+            self._functions[name, kind] = traced(function, [kind])
         return self._functions[name, kind](images)
 
     def _mean_logits(self, images):
-        # As in `Attack`: lets Keras convert its models' calls.
-        with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
-            if self.draws == 1:
-                return self(images)
-            outputs = Averaged(LogitObjective(self), self.draws).outputs(images)
-            return tf.reduce_mean(outputs, axis=0)
-
-    def _converted_embed(self, images):
-        with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
-            return self.embed(images)
+        if self.draws == 1:
+            return self(images)
+        outputs = Averaged(LogitObjective(self), self.draws).outputs(images)
+        return tf.reduce_mean(outputs, axis=0)
 
 
 def _reached(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

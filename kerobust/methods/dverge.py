@@ -130,7 +130,7 @@ class Dverge(EnsembleTraining):
         )
 
     def perturb(self, batch: Batch) -> Batch:
-        """Returns the batch with `distilled` [B, N, H, W, C] and what attacks add."""
+        """Returns the batch with `distilled`, see `distil`, and what attacks add."""
         index = self.layer_index(self.optimizer.iterations)
         indices = range(len(self.choices))
         branches = [functools.partial(self.distil, batch, each) for each in indices]
@@ -139,14 +139,14 @@ class Dverge(EnsembleTraining):
         batch = super().perturb(batch)
         return {**batch, "distilled": distilled}
 
-    def distil(self, batch: Batch, index: int) -> tf.Tensor:
-        """Returns the images distilled from every member, float32 [B, N, H, W, C].
+    def distil(self, batch: Batch, index: int) -> tuple[tf.Tensor, ...]:
+        """Returns the images distilled from each member, N times float32 [B, H, W, C].
 
         Args:
             batch: With `images`, `partners` and `keys`.
             index: Of the layer in `choices`.
         """
-        made = [
+        return tuple(
             self.distillation(
                 batch["images"],
                 match.references(batch["partners"]),
@@ -154,8 +154,7 @@ class Dverge(EnsembleTraining):
                 keys=batch["keys"],
             )
             for match in self.matches[index]
-        ]
-        return tf.stack(made, axis=1)
+        )
 
     def layer_index(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the position in `choices` of the layer of an update, int32 scalar."""
@@ -173,11 +172,10 @@ class Dverge(EnsembleTraining):
             terms["clean"] = self.dverge.clean_weight * clean
         if attacked:
             terms["adversarial"] = self.adversarial_loss(batch, training)
-        distilled = tf.unstack(batch["distilled"], axis=1)
         losses = [
             self.member_loss(member, images, batch, training)
             for own, member in enumerate(self.members)
-            for other, images in enumerate(distilled)
+            for other, images in enumerate(batch["distilled"])
             if other != own
         ]
         return {**terms, "distillation": self.dverge.weight * tf.add_n(losses)}

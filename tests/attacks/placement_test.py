@@ -207,6 +207,15 @@ def test_victims_may_use_python_control_flow_everywhere(make):
     np.testing.assert_array_equal(model([images, labels]), eager)
 
 
+def test_victims_may_use_python_control_flow_in_half_precision():
+    images, labels = small_batch()
+    attack = FGSM(0.1, precision="bfloat16")
+
+    found = attack(images, labels, Branching())
+
+    np.testing.assert_array_equal(found, FGSM(0.1)(images, labels, Branching()))
+
+
 def test_replicas_find_what_one_device_finds():
     images, labels = digits(8)
     keys = example_keys(0, 0, tf.range(8))
