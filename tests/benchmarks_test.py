@@ -90,6 +90,7 @@ def test_the_vit_has_the_size_of_a_tiny_one():
     assert round(NETWORKS["vit"]().count_params() / 1e6, 2) == 5.36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(CONTENDERS) - {BOUND, OWN, HALF}))
 def test_a_peer_is_as_strong_and_stays_in_the_ball(name):
     pytest.importorskip(NEEDED[name])
@@ -234,6 +235,7 @@ def test_training_options_writes_table_and_rounds(tmp_path, capsys, monkeypatch)
     assert all(len(values) == 2 for values in found.values())
 
 
+@pytest.mark.slow
 def test_precision_is_compared_on_the_data_and_threat_of_the_bundle(tmp_path, capsys):
     bundle = tmp_path / "model"
     info = {"flags": ExperimentConfig(attack=AttackConfig(0.02)).to_flags()}

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow  # tests/training/kill_test.py kills in every run.
+
 STEPS = 34  # One epoch of 1,100 images at batch 32; the tests below rely on it.
 COMMAND = (
     "--run.checkpoint_steps=2",
@@ -134,7 +136,6 @@ def test_a_kill_changes_nothing(tmp_path, uninterrupted):
     assert_same(result(tmp_path), uninterrupted)
 
 
-@pytest.mark.slow
 def test_a_kill_during_a_checkpoint_write_changes_nothing(tmp_path, uninterrupted):
     survive(tmp_path, KILL_IN_A_WRITE, -signal.SIGKILL)
 
@@ -143,7 +144,6 @@ def test_a_kill_during_a_checkpoint_write_changes_nothing(tmp_path, uninterrupte
     assert_same(result(tmp_path), uninterrupted)
 
 
-@pytest.mark.slow
 def test_sigterm_saves_and_stops_with_code_75(tmp_path, uninterrupted):
     survive(tmp_path, kill_at_step(7, signal.SIGTERM), 75)
     saved = {path.name for path in (tmp_path / "pretrain/checkpoints").glob("step-*")}
@@ -154,7 +154,6 @@ def test_sigterm_saves_and_stops_with_code_75(tmp_path, uninterrupted):
     assert_same(result(tmp_path), uninterrupted)
 
 
-@pytest.mark.slow
 def test_a_kill_changes_nothing_of_teacher_head_and_centre(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, RODINO)
@@ -167,7 +166,6 @@ def test_a_kill_changes_nothing_of_teacher_head_and_centre(tmp_path):
     assert_same(result(killed), found)
 
 
-@pytest.mark.slow
 def test_ten_kills_at_random_steps_change_nothing(tmp_path, uninterrupted):
     generator = random.Random(0)
     for _ in range(10):
@@ -178,7 +176,6 @@ def test_ten_kills_at_random_steps_change_nothing(tmp_path, uninterrupted):
     assert_same(result(tmp_path), uninterrupted)
 
 
-@pytest.mark.slow
 def test_kills_at_random_moments_lose_one_interval_at_most(tmp_path, uninterrupted):
     generator = random.Random(1)
     for _ in range(3):

@@ -131,7 +131,9 @@ def test_larger_radii_first_do_no_harm_in_l1(network):
     assert success[1].sum() >= success[0].sum() - 2
 
 
-@pytest.mark.parametrize("radii", [(1.0,), (2.0, 1.5, 1.0)])
+@pytest.mark.parametrize(
+    "radii", [(1.0,), pytest.param((2.0, 1.5, 1.0), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_leaving_when_fooled_changes_no_success(network, norm, radii):
     images, labels = digits(60)

@@ -65,6 +65,13 @@ def test_training_lowers_the_loss_and_moves_every_trained_weight(name):
         assert np.any(old != variable.numpy()), variable.name
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("mimir", "pgd")))
+        for name in (*METHODS, *FINETUNE)
+    ],
+)
 def test_eager_and_compiled_steps_agree(name):
     logs, weights = [], []
     for compiled in (False, True):

@@ -1,5 +1,6 @@
 """Folders of pictures: layouts, damage and mistakes."""
 
+import functools
 import io
 import pathlib
 
@@ -13,9 +14,15 @@ from kerobust.data import DataConfig, load, training_batches
 from kerobust.data.pictures import Files
 
 
+@functools.cache
+def digits(side: int):
+    """Real digits of a size."""
+    return load(DataConfig(image_size=side)).splits["test"]
+
+
 def digit_pixels(number: int, side: int = 16) -> np.ndarray:
     """A real digit, uint8 [side, side, 3]."""
-    image = load(DataConfig(image_size=side)).splits["test"].fetch([number])[0]
+    image = digits(side).fetch([number])[0]
     return np.uint8(np.round(image.numpy() * 255))
 
 

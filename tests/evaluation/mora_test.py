@@ -65,6 +65,7 @@ def test_the_curve_stays_that_of_pgd(found):
     assert correct[0.03] == found.robust["pgd"].sum()
 
 
+@pytest.mark.slow
 def test_batch_size_and_interruptions_change_nothing(model, found, tmp_path):
     only = MORA.replace(attacks=("mora",), curve=False, batch_size=17)
     lines: list = []
