@@ -121,7 +121,7 @@ def vulnerability_diversity(
     check_count("batch_size", batch_size)
     draws = np.random.default_rng(seed)
     others = draws.permutation(len(images))
-    attack = MomentumPGD(epsilon, steps=steps, step_size=epsilon / steps)
+    attack = MomentumPGD(epsilon, steps=steps, step_size=epsilon / steps, seed=seed)
     matches = {
         (index, layer): FeatureMatch(functools.partial(member.layer, number=layer))
         for index, member in enumerate(members)

@@ -86,6 +86,18 @@ def test_what_one_member_does_not_see_moves_the_other_not_at_all():
         assert losses[index, index] < unmoved - 0.2
 
 
+def test_nothing_is_drawn_from_the_global_generator():
+    # With deterministic operations TensorFlow refuses such draws until a seed is set.
+    members = [Column(0), Column(1)]
+    tf.random.set_seed(1)
+    expected = tf.random.uniform([4])
+    tf.random.set_seed(1)
+
+    vulnerability_diversity(members, IMAGES, LABELS, steps=2)
+
+    np.testing.assert_array_equal(tf.random.uniform([4]), expected)
+
+
 def test_equal_members_share_everything():
     losses = vulnerability_diversity([Column(0), Column(0)], IMAGES, LABELS).losses
 
