@@ -6,6 +6,7 @@ from kerobust.attacks import AttackConfig
 from kerobust.config import Config, UserError, check_name, format_number, setting
 from kerobust.data.datasets import DataConfig
 from kerobust.data.multicrop import ViewsConfig
+from kerobust.evaluation.blessing import ValidateConfig
 from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
 from kerobust.evaluation.diversity import DiversityConfig
 from kerobust.methods import METHODS
@@ -23,7 +24,10 @@ from kerobust.models.convnet import ConvConfig
 from kerobust.models.vit import VitConfig
 from kerobust.training.fit import RunConfig
 
-STAGES = ("start", "pretrain", "finetune", "baselines", "evaluate")
+STAGES = (
+    *("start", "pretrain", "finetune", "baselines"),
+    *("perturb", "evaluate", "validate", "push"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,47 @@ class BaselinesConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
+class PerturbConfig(Config):
+    """Which images the stage `perturb` attacks, and how."""
+
+    SECTION = "perturb"
+
+    splits: tuple[str, ...] = setting(
+        ("test",),
+        "Splits whose images are attacked; the others are copied.",
+        choices=("train", "validation", "test"),
+    )
+    attack: str = setting(
+        "pgd",
+        "Attack, on cross-entropy, within --attack.",
+        choices=("fgsm", "pgd", "momentum_pgd", "autopgd"),
+    )
+    steps: int = setting(20, "Steps of the attack.", low=1)
+    seed: int = setting(0, "Seed of random starts.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PushConfig(Config):
+    """Where the stage `push` puts a blessed model."""
+
+    SECTION = "push"
+
+    dir: str | None = setting(
+        None, "Folder of pushed models; versions are DIR/NAME/1, 2, ..."
+    )
+    name: str = setting("model", "Name of the model.")
+    license: str = setting(
+        "unknown",
+        "Licence of the weights, for the model card: a word of the Hugging Face list.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        plain = self.name.replace("-", "_").isidentifier()
+        self.require(plain, "name", "must be letters, digits, - and _")
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
     """One experiment: a method name and a settings object per section."""
 
@@ -80,6 +125,9 @@ class ExperimentConfig:
     evaluate: EvaluateConfig = EvaluateConfig()
     represent: RepresentConfig = RepresentConfig()
     diversity: DiversityConfig = DiversityConfig()
+    perturb: PerturbConfig = PerturbConfig()
+    validate: ValidateConfig = ValidateConfig()
+    push: PushConfig = PushConfig()
 
     def __post_init__(self):
         check_name("--method", self.method, METHODS)

@@ -19,7 +19,8 @@ _PACKAGES = ("kerobust", "tensorflow", "keras", "numpy", "tensorflow-datasets")
 # Settings that may change between two starts in one folder: they do not change what
 # has been trained. Evaluation keeps its own record of what it evaluated.
 _FREE = (
-    *("evaluate.", "represent.", "run."),
+    *("evaluate.", "represent.", "diversity.", "run."),
+    *("perturb.", "validate.", "push."),
     *("data.dir", "data.download", "data.memory_gigabytes"),
 )
 _BOUND = ("run.seed", "run.mixed_precision")

@@ -14,7 +14,8 @@ class DataConfig(Config):
     name: str = setting(
         "digits",
         "Data set: digits (embedded); a name of TensorFlow Datasets such as cifar10;"
-        " folder:PATH; npz:PATH; imagenet_subset:FILE, a list of class folders below"
+        " folder:PATH; npz:PATH; examples:PATH, TFRecord files that this library wrote;"
+        " imagenet_subset:FILE, a list of class folders below"
         " --data.dir.",
     )
     dir: str | None = setting(

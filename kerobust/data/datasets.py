@@ -4,6 +4,7 @@ import pathlib
 
 from kerobust.data.config import DataConfig
 from kerobust.data.digits import load_digits
+from kerobust.data.examples import load_examples
 from kerobust.data.folder import load_folder, load_imagenet_subset
 from kerobust.data.npz import load_npz
 from kerobust.data.splits import DataSource, Split
@@ -16,6 +17,7 @@ __all__ = ["DataConfig", "DataSource", "Split", "labelled_subset", "load"]
 PREFIXES = {
     "folder": load_folder,
     "npz": load_npz,
+    "examples": load_examples,
     "imagenet_subset": load_imagenet_subset,
 }
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from kerobust.config import UserError
 from kerobust.models.bundle import load_bundle, save_bundle
 from kerobust.models.checkpoint_files import read_state
+from kerobust.models.ensemble import Ensemble
 from kerobust.models.heads import Classifier
 from kerobust.models.resnet import ResidualNetwork
 from kerobust.models.torch_names import to_torch_names
@@ -68,7 +69,8 @@ class Servable(tf.Module):
 
 def image_shape(model: tf.keras.Model) -> tuple[int | None, int | None, int]:
     """Returns (height, width, channels) of the images; None where any size will do."""
-    encoder = getattr(model, "encoder", model)
+    first = model.members[0] if isinstance(model, Ensemble) else model
+    encoder = getattr(first, "encoder", first)
     height, width = getattr(encoder, "image_size", (None, None))
     return height, width, encoder.channels
 
@@ -99,7 +101,7 @@ def export(
     """Writes an encoder or a classifier for this library or for other programs.
 
     Args:
-        model: `VisionTransformer`, `ResNet`, `ResNet18` or `Classifier`.
+        model: `VisionTransformer`, `ResNet`, `ResNet18`, `Classifier` or `Ensemble`.
         folder: A new or empty folder; parents are made.
         format: "bundle", "safetensors" (the names of `named_weights`), "keras",
             "savedmodel" or "timm" (a vision transformer under timm's names). Keras
@@ -121,14 +123,15 @@ def export(
 
 
 def check_exportable(model: Any) -> tf.keras.Model:
-    """Returns the model if it is an encoder or a classifier.
+    """Returns the model if it is an encoder, a classifier or an ensemble of these.
 
     Raises:
         UserError: If it is not.
     """
-    if not isinstance(model, (VisionTransformer, ResidualNetwork, Classifier)):
+    known = (VisionTransformer, ResidualNetwork, Classifier, Ensemble)
+    if not isinstance(model, known):
         raise UserError(
-            "`model` must be an encoder or a classifier to be written. "
+            "`model` must be an encoder, a classifier or an ensemble to be written. "
             f"Received: model={type(model).__name__}."
         )
     return model

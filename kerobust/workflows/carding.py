@@ -9,6 +9,7 @@ import tensorflow as tf
 import kerobust
 from kerobust.models.bundle import load_bundle, read_info
 from kerobust.models.card import FILE, Result, model_card
+from kerobust.models.ensemble import Ensemble
 from kerobust.models.export import (
     FORMATS,
     KERAS_FILE,
@@ -48,7 +49,7 @@ def write_card(
         results: What was measured, from `results_of`.
     """
     flags, origin = info.get("flags"), dict(info.get("origin", {}))
-    classifier = isinstance(model, Classifier)
+    classifier = isinstance(model, Classifier | Ensemble)
     text = model_card(
         folder.absolute().name,
         f"A {'classifier' if classifier else 'vision encoder'}, written by kerobust "
@@ -94,6 +95,12 @@ def write_bundle_card(
 
 def facts(model: tf.keras.Model) -> dict[str, str]:
     """Returns what a model is, name -> text."""
+    if isinstance(model, Ensemble):
+        members = {"members": str(len(model.members)), "combine": model.combine}
+        parameters = sum(int(tf.size(weight)) for weight in model.weights)
+        whole = {"class": "Ensemble", "parameters": f"{parameters:,}", **members}
+        one = facts(model.members[0])
+        return whole | {f"a member's {name}": text for name, text in one.items()}
     encoder, head = getattr(model, "encoder", model), getattr(model, "head", None)
     settings = dict(encoder.get_config())
     settings |= {} if head is None else dict(head.get_config())
@@ -120,7 +127,8 @@ def usage(model: tf.keras.Model, format: str) -> str:
     if format == "timm":
         return _usage_of_timm(model)
     height, width, channels = image_shape(model)
-    kind = "logits" if isinstance(model, Classifier) else "features"
+    logits = isinstance(model, Classifier | Ensemble)
+    kind = "logits" if logits else "features"
     loading, taking = {
         "bundle": (_USAGE_OF_BUNDLE, {"features": ".cls"}),
         "keras": (_USAGE_OF_KERAS, {"features": '["cls"]'}),

@@ -107,6 +107,25 @@ def contenders(experiment: Experiment) -> Iterator[Contender]:
         yield from _baseline_probes(experiment, own=not probed)
 
 
+def result_bundle(experiment: Experiment) -> pathlib.Path:
+    """Returns the bundle that holds the first contender, or the encoder of its probe.
+
+    Raises:
+        UserError: If nothing was trained and `--run.init_from` names no bundle.
+    """
+    start, workdir = experiment.config.run.init_from, experiment.workdir
+    own = METHODS[experiment.config.method].EXPORT
+    for folder in (workdir / "finetune" / "model", workdir / own):
+        if folder.exists():
+            return folder
+    if start is None or is_foreign(start):
+        raise UserError(
+            "`--run.init_from` must name a bundle where nothing was trained. Received: "
+            f"init_from={start}, workdir={workdir}."
+        )
+    return pathlib.Path(start)
+
+
 def _ensembles(experiment: Experiment) -> Iterator[Contender]:
     """Yields the trained ensemble, its members, and the same of what it started from.
 

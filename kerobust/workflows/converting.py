@@ -219,7 +219,7 @@ def _read_own(config: ConvertConfig):
         bundle, info = load_bundle(str(config.weights)), read_info(str(config.weights))
     name, parts = config.checkpoint_key, {}
     if isinstance(bundle, dict):
-        name = name or "encoder"
+        name = name or ("encoder" if "encoder" in bundle else next(iter(bundle)))
         check_name("--checkpoint_key", name, bundle)
         rest = tuple(each for each in bundle if each != name)
         parts = {"part": name, "left out": _short(rest)}

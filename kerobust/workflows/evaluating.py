@@ -19,6 +19,7 @@ from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
 from kerobust.workflows.contenders import Contender, contenders, read_ensemble
 from kerobust.workflows.preparing import Experiment
+from kerobust.workflows.validating import results_folder
 
 _NOTHING_SHARED = (
     "Its members have fewer than two images right together, so that what they share "
@@ -37,7 +38,7 @@ def evaluate(experiment: Experiment) -> dict:
     split = experiment.source.splits[config.evaluate.split]
     for contender in contenders(experiment):
         name = contender.name
-        folder = workdir / "evaluate" / name.replace(" ", "_").replace("+", "and")
+        folder = results_folder(workdir, name)
         print(f"evaluate: {name}", flush=True)
         model = _into_equal(known, contender.model)
         progress = _line if sys.stdout.isatty() else None

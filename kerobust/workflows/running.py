@@ -20,7 +20,9 @@ from kerobust.methods.optimisation import OptimisationConfig
 from kerobust.models.bundle import load_bundle
 from kerobust.models.foreign import is_foreign, load_foreign
 from kerobust.workflows.evaluating import evaluate
+from kerobust.workflows.perturbing import perturb
 from kerobust.workflows.preparing import Experiment, prepare
+from kerobust.workflows.pushing import push
 from kerobust.workflows.training import (
     StoppedError,
     as_start,
@@ -34,6 +36,9 @@ from kerobust.workflows.training import (
     train_start,
     training_images,
 )
+from kerobust.workflows.validating import validate
+
+NOT_BLESSED = 1  # Exit code.
 
 
 def run(config: ExperimentConfig, dry_run: bool = False) -> int:
@@ -44,10 +49,13 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
         dry_run: Build and trace one step of each training, write nothing.
 
     Returns:
-        Exit code: 0, or 75 after a signal (the same command continues).
+        Exit code: 0, 75 after a signal (the same command continues), or 1 if a model
+        was judged and is not blessed.
     """
     ensure_logical_cpus(config.run.devices)  # Before a bundle starts TensorFlow.
     _require_start(config)
+    if "push" in config.run.stages:
+        config.push.require(config.push.dir is not None, "dir", "must name a folder")
     config = _with_its_shape(config)
     experiment = prepare(config)
     print(f"data: {experiment.source.summary()}", flush=True)
@@ -74,9 +82,14 @@ def _run_stages(experiment: Experiment) -> int:
         finetune(experiment, "finetune", experiment.config.finetune, encoder)
     if "baselines" in stages:
         baselines(experiment)
+    if "perturb" in stages:
+        perturb(experiment)
     if "evaluate" in stages:
         evaluate(experiment)
-    return 0
+    blessed = validate(experiment) if "validate" in stages else True
+    if "push" in stages:
+        push(experiment)
+    return 0 if blessed else NOT_BLESSED
 
 
 def _out_of_memory(experiment: Experiment, error: tf.errors.OpError) -> UserError:
@@ -97,12 +110,12 @@ def _require_start(config: ExperimentConfig) -> None:
     stages, start = config.run.stages, config.run.init_from
     folder = pathlib.Path(config.run.workdir)
     if start is not None and is_foreign(start):
-        if tuple(stages) != ("evaluate",):
+        if not set(stages) <= {"perturb", "evaluate", "validate"}:
             raise UserError(
                 "`--run.init_from` must be a bundle of this library unless "
-                "`--run.stages` is evaluate alone: models of other programs can be "
-                f"attacked, not trained. Received: init_from={start}, "
-                f"stages={','.join(stages)}."
+                "`--run.stages` holds perturb, evaluate and validate only: models of "
+                "other programs can be attacked, not trained. Received: "
+                f"init_from={start}, stages={','.join(stages)}."
             )
         load_foreign(start)
         return
@@ -124,9 +137,10 @@ def _require_start(config: ExperimentConfig) -> None:
         )
     kept = (METHODS[config.method].EXPORT, "finetune/model")
     found = any((folder / name).exists() for name in kept)
-    if "evaluate" in stages and not (found or {"pretrain", "finetune"} & set(stages)):
+    attacked = next((x for x in ("perturb", "evaluate") if x in stages), None)
+    if attacked and not (found or {"pretrain", "finetune"} & set(stages)):
         raise UserError(
-            "`--run.init_from` must name a bundle when `--run.stages` has evaluate "
+            f"`--run.init_from` must name a bundle when `--run.stages` has {attacked} "
             "without pretrain and finetune. Received: init_from=None and neither "
             f"an {kept[0]} nor a fine-tuned model in {folder}. Add one of those stages "
             "to --run.stages or name a bundle."
@@ -157,6 +171,10 @@ def _require_images(experiment: Experiment) -> None:
         config.finetune.steps(experiment.labelled.size)
     if "evaluate" in stages:
         _require_labels(experiment, config.evaluate.split)
+    if "perturb" in stages:
+        for name in config.perturb.splits:
+            known = name in experiment.source.splits
+            config.perturb.require(known, "splits", "must name splits of the data")
 
 
 def _require_labels(experiment: Experiment, name: str) -> None:

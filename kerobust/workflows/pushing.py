@@ -1,0 +1,103 @@
+"""The stage that hands a blessed model on: SavedModel, bundle and card, versioned."""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from kerobust.batch_state import write_atomically
+from kerobust.config import UserError
+from kerobust.models.bundle import load_bundle, read_info, save_bundle
+from kerobust.models.card import results_of
+from kerobust.models.export import export
+from kerobust.workflows.carding import write_card
+from kerobust.workflows.contenders import result_bundle
+from kerobust.workflows.preparing import Experiment
+from kerobust.workflows.validating import BLESSING, judged, read_results
+
+PUSHED = "pushed.json"
+
+
+def push(experiment: Experiment) -> pathlib.Path | None:
+    """Writes a blessed model as the next version in `--push.dir`.
+
+    `DIR/NAME/VERSION/` holds the SavedModel as TensorFlow Serving wants it, the bundle
+    and the model card. It appears whole or not at all, and once for every model: what
+    was pushed from this run folder is not pushed again.
+
+    Returns:
+        The folder of the version; None if the model is not blessed.
+
+    Raises:
+        UserError: If the folder cannot be written, or there is nothing to push.
+    """
+    config, workdir = experiment.config.push, experiment.workdir
+    verdict = _read_json(workdir / BLESSING) or {"blessed": False}
+    if not verdict["blessed"] or verdict["judged"] != judged(experiment):
+        print("not pushed: this model has no blessing (stage validate)", flush=True)
+        return None
+    shelf = pathlib.Path(str(config.dir)).expanduser().absolute() / config.name
+    before = _pushed(workdir, verdict["judged"])
+    if before is not None and before.parent == shelf:
+        print(f"pushed before: {before}", flush=True)
+        return before
+    try:
+        path = _write(experiment, shelf)
+    except OSError as error:
+        raise UserError(
+            "`--push.dir` must be a folder that can be written. Received: "
+            f"dir={config.dir} ({error.strerror}). Choose another folder."
+        ) from error
+    text = json.dumps({"path": str(path), "judged": verdict["judged"]})
+    write_atomically(workdir / PUSHED, text.encode())
+    print(f"pushed: {path}", flush=True)
+    return path
+
+
+def _write(experiment: Experiment, shelf: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the new version."""
+    bundle = result_bundle(experiment)
+    models, info = load_bundle(bundle), read_info(bundle)
+    model = models
+    if isinstance(models, dict):
+        model = models.get("encoder", next(iter(models.values())))
+    shelf.mkdir(parents=True, exist_ok=True)
+    fresh = shelf / f".{os.getpid()}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        export(model, fresh, "savedmodel", info)
+        save_bundle(models, fresh / "bundle", info)
+        shutil.copy(experiment.workdir / BLESSING, fresh / BLESSING)
+        found = read_results(experiment.workdir, "--run.workdir")
+        config, name = experiment.config, experiment.source.name
+        results = results_of(found, name, config.evaluate.split, config.evaluate.seed)
+        license = config.push.license
+        write_card(fresh, "savedmodel", model, info, license=license, results=results)
+        path = shelf / str(_next_version(shelf))
+        fresh.rename(path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return path
+
+
+def _next_version(shelf: pathlib.Path) -> int:
+    """Returns a number above those of all versions on the shelf, from 1."""
+    names = [path.name for path in shelf.iterdir()]
+    return 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _pushed(workdir: pathlib.Path, what: str) -> pathlib.Path | None:
+    """Returns where a judged model was pushed to, if it is there still."""
+    before = _read_json(workdir / PUSHED)
+    if before is None or before["judged"] != what:
+        return None
+    path = pathlib.Path(before["path"])
+    return path if path.exists() else None
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,78 @@
+"""The stage that judges: is what was evaluated good enough to be handed on?"""
+
+import hashlib
+import json
+import pathlib
+
+from kerobust.batch_state import write_atomically
+from kerobust.config import UserError
+from kerobust.evaluation.blessing import bless
+from kerobust.models.bundle import MANIFEST
+from kerobust.models.foreign import is_foreign
+from kerobust.workflows.contenders import result_bundle
+from kerobust.workflows.preparing import Experiment
+
+BLESSING = "blessing.json"
+
+
+def validate(experiment: Experiment) -> bool:
+    """Judges the first row of the report; writes `blessing.json`, says why.
+
+    Returns:
+        Whether the model is blessed.
+
+    Raises:
+        UserError: If there is no evaluation, or no intact one of the baseline.
+    """
+    config = experiment.config.validate
+    found = read_results(experiment.workdir, "--run.workdir")
+    older = None
+    if config.baseline is not None:
+        older = read_results(pathlib.Path(config.baseline), "--validate.baseline")
+    verdict = bless(found, config, older)
+    about = {"baseline": config.baseline, "judged": judged(experiment)}
+    text = json.dumps({**verdict, **about}, indent=1)
+    write_atomically(experiment.workdir / BLESSING, text.encode())
+    for check in verdict["checks"]:
+        word = {True: "yes", False: "NO", None: "not comparable"}[check["passed"]]
+        print(f"{check['name']}: {check['found']}, wanted {check['wanted']}: {word}")
+    print("blessed" if verdict["blessed"] else "not blessed", flush=True)
+    return verdict["blessed"]
+
+
+def judged(experiment: Experiment) -> str:
+    """Returns the digest of the weights and of the evaluation that a verdict is on."""
+    digest = hashlib.sha256()
+    start = experiment.config.run.init_from
+    if start is None or not is_foreign(start):
+        digest.update((result_bundle(experiment) / MANIFEST).read_bytes())
+    found = read_results(experiment.workdir, "--run.workdir")
+    digest.update(json.dumps(found, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def read_results(workdir: pathlib.Path, flag: str) -> dict:
+    """Returns the `results.json` of the first row of a run folder's report.
+
+    Args:
+        workdir: Run folder.
+        flag: Which flag named it, for the message.
+
+    Raises:
+        UserError: If there is no intact one.
+    """
+    try:
+        report = json.loads((workdir / "report.json").read_text("utf-8"))
+        name = report["rows"][0]["name"]
+        path = results_folder(workdir, name) / "results.json"
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f"`{flag}` must name a run folder with a finished evaluation. Received: "
+            f"{flag.split('.')[1]}={workdir} ({error!r}). Run the stage evaluate first."
+        ) from error
+
+
+def results_folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the folder of what was found about one network."""
+    return workdir / "evaluate" / name.replace(" ", "_").replace("+", "and")

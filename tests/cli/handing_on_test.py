@@ -1,0 +1,158 @@
+"""The stages perturb, validate and push, from the command line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerobust import evaluate
+from kerobust.data import DataConfig, load
+from kerobust.flags import USER_ERROR
+from kerobust.models import VisionTransformer, load_bundle, save_bundle
+from kerobust.workflows.contenders import linear_probe
+
+FLAGS = (
+    *("--attack.epsilon=0.05", "--evaluate.attacks=fgsm", "--evaluate.limit=60"),
+    *("--evaluate.curve=false", "--evaluate.diagnose=false", "--perturb.steps=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A linear probe of an untrained encoder: far better than chance."""
+    tf.keras.utils.set_random_seed(0)
+    encoder = VisionTransformer((8, 8), 4, 16, 1, 2)
+    probe = linear_probe(encoder, load(DataConfig()).splits["train"], 10)
+    folder = tmp_path_factory.mktemp("bundle") / "probe"
+    save_bundle(probe, folder, {"flags": {"method": "mae", "data.name": "digits"}})
+    return folder
+
+
+def run(folder, stages, bundle, *more):
+    """Returns the exit code of `kerobust.evaluate`."""
+    given = (f"--run.workdir={folder}", f"--run.init_from={bundle}")
+    stage = f"--run.stages={stages}"
+    return evaluate.main(["evaluate", *FLAGS, stage, *given, *more])
+
+
+@pytest.fixture(scope="module")
+def evaluated(bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert run(folder, "perturb,evaluate", bundle) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(evaluated, tmp_path):
+    return shutil.copytree(evaluated, tmp_path / "run")
+
+
+def test_attacked_images_are_a_data_set_of_their_own(evaluated, bundle):
+    clean = load(DataConfig()).splits
+    found = load(DataConfig(name=f"examples:{evaluated}/adversarial")).splits
+    model, about = load_bundle(bundle), evaluated / "adversarial" / "perturb.json"
+
+    change = found["test"].arrays()[0] - clean["test"].arrays()[0]
+    assert 0.04 < np.abs(change).max() <= 0.05 + 1e-6
+    for name in ("train", "validation"):
+        same = found[name].arrays()[0], clean[name].arrays()[0]
+        np.testing.assert_array_equal(*same)
+    shares = json.loads(about.read_text())["splits"]
+    for split, share in ((clean, "clean"), (found, "adversarial")):
+        images, labels = split["test"].arrays()
+        right = np.mean(np.argmax(model(images), 1) == labels)
+        assert shares["test"][share] == pytest.approx(right, abs=1e-9)
+    assert shares["test"]["adversarial"] < shares["test"]["clean"] - 0.1
+
+
+def test_attacked_images_are_read_when_they_are_there(copied, bundle, monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("attacked again")
+
+    monkeypatch.setattr("kerobust.attacks.PGD.call", fail)
+    assert run(copied, "perturb", bundle) == 0
+
+    with pytest.raises(AssertionError, match="attacked again"):
+        run(copied, "perturb", bundle, "--perturb.steps=3")
+
+
+def test_a_blessed_model_is_pushed_once(copied, bundle, tmp_path, capsys):
+    push = (f"--push.dir={tmp_path / 'shelf'}", "--push.name=probe")
+
+    codes = [run(copied, "validate,push", bundle, *push) for _ in range(2)]
+
+    version = tmp_path / "shelf" / "probe" / "1"
+    said = capsys.readouterr().out
+    assert codes == [0, 0]
+    assert [path.name for path in version.parent.iterdir()] == ["1"]
+    assert f"pushed: {version}" in said and f"pushed before: {version}" in said
+    images = load(DataConfig()).splits["test"].fetch([0, 1])
+    expected = load_bundle(bundle)(images)
+    served = tf.saved_model.load(str(version)).signatures["serving_default"]
+    np.testing.assert_allclose(served(images)["logits"], expected, atol=1e-5)
+    np.testing.assert_array_equal(load_bundle(version / "bundle")(images), expected)
+    card = (version / "README.md").read_text()
+    assert "fgsm, linf 0.05, 60 images" in card
+    assert json.loads((version / "blessing.json").read_text())["blessed"]
+
+
+def test_versions_count_up(copied, bundle, tmp_path):
+    (tmp_path / "shelf" / "model" / "9").mkdir(parents=True)
+    (tmp_path / "shelf" / "model" / "10").mkdir()
+    (tmp_path / "shelf" / "model" / "notes").mkdir()
+
+    assert run(copied, "validate,push", bundle, f"--push.dir={tmp_path / 'shelf'}") == 0
+
+    assert (tmp_path / "shelf" / "model" / "11" / "saved_model.pb").is_file()
+
+
+def test_a_model_below_its_limits_is_not_pushed(copied, bundle, tmp_path, capsys):
+    limits = ("--validate.min_worst=0.999", f"--push.dir={tmp_path / 'shelf'}")
+
+    code = run(copied, "validate,push", bundle, *limits)
+
+    said = capsys.readouterr().out
+    assert code == 1
+    assert "wanted at least 99.90%: NO" in said and "not blessed" in said
+    assert "not pushed" in said and not (tmp_path / "shelf").exists()
+
+
+def test_a_blessing_holds_for_the_model_that_was_judged(copied, bundle, tmp_path):
+    assert run(copied, "validate", bundle) == 0
+    other = load_bundle(bundle)
+    other.head.dense.kernel.assign_add(tf.ones_like(other.head.dense.kernel))
+    save_bundle(other, tmp_path / "other", {})
+
+    run(copied, "push", tmp_path / "other", f"--push.dir={tmp_path / 'shelf'}")
+
+    assert not (tmp_path / "shelf").exists()
+
+
+def test_the_baseline_is_another_run(copied, evaluated, bundle, capsys):
+    assert run(copied, "validate", bundle, f"--validate.baseline={evaluated}") == 0
+    assert "accuracy without attack, change: +0.00%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stages", "flags", "words"),
+    [
+        ("validate", (), "`--run.workdir` must name a run folder with a finished"),
+        ("push", (), "`--push.dir` must name a folder"),
+        ("perturb", ("--perturb.splits=tests",), "`--perturb.splits` must be one of"),
+        ("push", ("--push.name=a/b",), "`--push.name` must be letters"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path, bundle, capsys, stages, flags, words):
+    code = run(tmp_path / "new", stages, bundle, *flags)
+
+    assert code == USER_ERROR
+    assert words in capsys.readouterr().err
+
+
+def test_a_baseline_without_an_evaluation_is_refused(copied, bundle, tmp_path, capsys):
+    code = run(copied, "validate", bundle, f"--validate.baseline={tmp_path}")
+
+    assert code == USER_ERROR
+    assert "`--validate.baseline` must name a run folder" in capsys.readouterr().err
