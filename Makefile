@@ -5,7 +5,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 BEGUN := $(VENV)/.begun
-EXTRAS := dev,bench
+EXTRAS := dev,bench,pipelines
 
 .DEFAULT_GOAL := help
 .PHONY: help venv quickstart test lint benchmarks experiments clean

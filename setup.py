@@ -14,6 +14,15 @@ def version() -> str:
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
 
 
+def packages() -> list[str]:
+    """Returns all packages; `components/` is installed as `kerobust.components`."""
+    parts = find_packages(include=["components", "components.*"])
+    return [
+        *find_packages(include=["kerobust", "kerobust.*"]),
+        *(f"kerobust.{name}" for name in parts),
+    ]
+
+
 def long_description() -> str:
     """Returns README.md, or nothing in a tree that has none."""
     readme = ROOT / "README.md"
@@ -28,7 +37,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.12",
-    packages=find_packages(include=["kerobust", "kerobust.*"]),
+    packages=packages(),
+    package_dir={"kerobust.components": "components"},
     package_data={"kerobust": ["py.typed"], "kerobust.data": ["*.npz"]},
     # The upper bounds are not caution: see CONTRIBUTING.md, "Pins".
     install_requires=[

@@ -19,12 +19,21 @@ from kerobust.workflows.validating import BLESSING, judged, read_results
 PUSHED = "pushed.json"
 
 
-def push(experiment: Experiment) -> pathlib.Path | None:
+def push(
+    experiment: Experiment,
+    verdicts: pathlib.Path | None = None,
+    notes: pathlib.Path | None = None,
+) -> pathlib.Path | None:
     """Writes a blessed model as the next version in `--push.dir`.
 
     `DIR/NAME/VERSION/` holds the SavedModel as TensorFlow Serving wants it, the bundle
     and the model card. It appears whole or not at all, and once for every model: what
-    was pushed from this run folder is not pushed again.
+    was pushed already is not pushed again.
+
+    Args:
+        experiment: Whose run folder holds the evaluation.
+        verdicts: Where `blessing.json` is; None = the run folder.
+        notes: Where `pushed.json` says what was pushed; None = the run folder.
 
     Returns:
         The folder of the version; None if the model is not blessed.
@@ -32,30 +41,31 @@ def push(experiment: Experiment) -> pathlib.Path | None:
     Raises:
         UserError: If the folder cannot be written, or there is nothing to push.
     """
-    config, workdir = experiment.config.push, experiment.workdir
-    verdict = _read_json(workdir / BLESSING) or {"blessed": False}
+    config, notes = experiment.config.push, notes or experiment.workdir
+    blessing = (verdicts or experiment.workdir) / BLESSING
+    verdict = _read_json(blessing) or {"blessed": False}
     if not verdict["blessed"] or verdict["judged"] != judged(experiment):
         print("not pushed: this model has no blessing (stage validate)", flush=True)
         return None
     shelf = pathlib.Path(str(config.dir)).expanduser().absolute() / config.name
-    before = _pushed(workdir, verdict["judged"])
+    before = _pushed(notes, verdict["judged"])
     if before is not None and before.parent == shelf:
         print(f"pushed before: {before}", flush=True)
         return before
     try:
-        path = _write(experiment, shelf)
+        path = _write(experiment, blessing, shelf)
     except OSError as error:
         raise UserError(
             "`--push.dir` must be a folder that can be written. Received: "
             f"dir={config.dir} ({error.strerror}). Choose another folder."
         ) from error
     text = json.dumps({"path": str(path), "judged": verdict["judged"]})
-    write_atomically(workdir / PUSHED, text.encode())
+    write_atomically(notes / PUSHED, text.encode())
     print(f"pushed: {path}", flush=True)
     return path
 
 
-def _write(experiment: Experiment, shelf: pathlib.Path) -> pathlib.Path:
+def _write(experiment: Experiment, verdict: pathlib.Path, shelf: pathlib.Path):
     """Returns the folder of the new version."""
     bundle = result_bundle(experiment)
     models, info = load_bundle(bundle), read_info(bundle)
@@ -68,7 +78,7 @@ def _write(experiment: Experiment, shelf: pathlib.Path) -> pathlib.Path:
     try:
         export(model, fresh, "savedmodel", info)
         save_bundle(models, fresh / "bundle", info)
-        shutil.copy(experiment.workdir / BLESSING, fresh / BLESSING)
+        shutil.copy(verdict, fresh / BLESSING)
         found = read_results(experiment.workdir, "--run.workdir")
         config, name = experiment.config, experiment.source.name
         results = results_of(found, name, config.evaluate.split, config.evaluate.seed)
@@ -87,9 +97,9 @@ def _next_version(shelf: pathlib.Path) -> int:
     return 1 + max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def _pushed(workdir: pathlib.Path, what: str) -> pathlib.Path | None:
+def _pushed(notes: pathlib.Path, what: str) -> pathlib.Path | None:
     """Returns where a judged model was pushed to, if it is there still."""
-    before = _read_json(workdir / PUSHED)
+    before = _read_json(notes / PUSHED)
     if before is None or before["judged"] != what:
         return None
     path = pathlib.Path(before["path"])

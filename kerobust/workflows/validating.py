@@ -15,8 +15,12 @@ from kerobust.workflows.preparing import Experiment
 BLESSING = "blessing.json"
 
 
-def validate(experiment: Experiment) -> bool:
+def validate(experiment: Experiment, folder: pathlib.Path | None = None) -> bool:
     """Judges the first row of the report; writes `blessing.json`, says why.
+
+    Args:
+        experiment: Whose run folder holds the evaluation.
+        folder: Where the verdict goes; None = the run folder.
 
     Returns:
         Whether the model is blessed.
@@ -32,7 +36,7 @@ def validate(experiment: Experiment) -> bool:
     verdict = bless(found, config, older)
     about = {"baseline": config.baseline, "judged": judged(experiment)}
     text = json.dumps({**verdict, **about}, indent=1)
-    write_atomically(experiment.workdir / BLESSING, text.encode())
+    write_atomically((folder or experiment.workdir) / BLESSING, text.encode())
     for check in verdict["checks"]:
         word = {True: "yes", False: "NO", None: "not comparable"}[check["passed"]]
         print(f"{check['name']}: {check['found']}, wanted {check['wanted']}: {word}")

@@ -1,0 +1,5 @@
+"""Examples whose images a model's attacker moved."""
+
+from .component import AdversarialGen
+
+__all__ = ["AdversarialGen"]

@@ -1,0 +1,5 @@
+"""A classifier on a trained encoder."""
+
+from .component import Probe
+
+__all__ = ["Probe"]

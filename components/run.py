@@ -1,0 +1,73 @@
+"""`python -m components.run --pipeline=NAME`: runs a pipeline in this process."""
+
+import dataclasses
+import pathlib
+import sys
+
+from kerobust import flags
+from kerobust.config import Config, setting
+from kerobust.experiment import ExperimentConfig
+
+from .local_runner import LocalRunner
+from .pipelines import PIPELINES, named
+
+# What users type -> the flag behind it.
+_SHORT = {"--pipeline": "--pipeline.name", "--nocache": "--pipeline.nocache"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig(Config):
+    """Which pipeline runs, and where it keeps what it makes."""
+
+    SECTION = "pipeline"
+
+    name: str = setting(
+        "mimir", "Pipeline; also written --pipeline=NAME.", choices=tuple(PIPELINES)
+    )
+    root: str = setting("runs/pipelines", "Folder of artifacts and lineage.")
+    nocache: bool = setting(
+        False,
+        "Run everything anew; also written --nocache.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings(ExperimentConfig):
+    """The settings of an experiment, and those of the pipeline."""
+
+    pipeline: PipelineConfig = PipelineConfig()
+
+
+def run(config: PipelineSettings, dry_run: bool = False) -> int:
+    """Runs the pipeline; returns the exit code.
+
+    Args:
+        config: The settings.
+        dry_run: Say what would run and why, run nothing.
+    """
+    chosen = config.pipeline
+    runner = LocalRunner(pathlib.Path(chosen.root), caching=not chosen.nocache)
+    pipeline = named(chosen.name)
+    if dry_run:
+        print(
+            "\n".join(f"[{node.name}] {dict(node.inputs)}" for node in pipeline.nodes)
+        )
+        return 0
+    runner.run(pipeline, config)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line `argv`; returns the exit code."""
+    about = "Runs a pipeline of components: " + ", ".join(PIPELINES) + "."
+    expanded = [argv[0], *map(_expanded, argv[1:])]
+    return flags.run(expanded, run, about, settings=PipelineSettings)
+
+
+def _expanded(text: str) -> str:
+    name, separator, value = text.partition("=")
+    return _SHORT.get(name, name) + separator + value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,5 @@
+"""The verdict on an evaluation."""
+
+from .component import Validate
+
+__all__ = ["Validate"]
