@@ -1,12 +1,14 @@
-"""BUILD and MANIFEST.in name what the tree holds; BUILD stays inside Starlark."""
+"""BUILD, MODULE.bazel and MANIFEST.in name what the tree holds, in Starlark."""
 
 import ast
 import pathlib
 
+import kerobust
 from tests.layers_test import ALLOWED, imports
 
 ROOT = pathlib.Path(__file__).parents[1]
 TREE = ast.parse((ROOT / "BUILD").read_text("utf-8"))
+MODULE = ast.parse((ROOT / "MODULE.bazel").read_text("utf-8"))
 RULES = {"py_library", "py_binary", "py_test"}
 
 
@@ -195,6 +197,18 @@ def test_every_rule_is_loaded():
 
     assert load[0] == "@rules_python//python:defs.bzl"
     assert set(load[1:]) == {call.func.id for call in _calls()}
+
+
+def test_the_module_is_the_package():
+    calls = {node.value.func.id: node.value for node in MODULE.body}
+    module, dependency = calls["module"], calls["bazel_dep"]
+
+    assert set(calls) == {"module", "bazel_dep", "register_toolchains"}
+    assert _literal(module, "name") == "kerobust"
+    assert _literal(module, "version") == kerobust.__version__
+    assert _literal(dependency, "name") == "rules_python"
+    (toolchains,) = [argument.value for argument in calls["register_toolchains"].args]
+    assert toolchains.startswith("@rules_python//")
 
 
 def test_the_source_archive_names_files_that_exist():
