@@ -4,6 +4,7 @@ import ast
 import pathlib
 
 import kerobust
+from tests import bazel_offline
 from tests.layers_test import ALLOWED, imports
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -209,6 +210,23 @@ def test_the_module_is_the_package():
     assert _literal(dependency, "name") == "rules_python"
     (toolchains,) = [argument.value for argument in calls["register_toolchains"].args]
     assert toolchains.startswith("@rules_python//")
+
+
+def test_the_workspace_of_make_bazel_has_every_rule_and_test():
+    stub = ast.parse(bazel_offline.stubs()["rules_python/python/defs.bzl"])
+    defined = {target.id for node in stub.body for target in node.targets}
+
+    assert defined == RULES
+    for name in bazel_offline.TESTS:
+        assert (ROOT / "tests" / f"{name}.py").is_file()
+
+
+def test_make_bazel_without_bazel_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+
+    assert bazel_offline.main() == 3
+    wanted = "apt-get install bazel-bootstrap bazel-rules-java bazel-platforms"
+    assert wanted in capsys.readouterr().err
 
 
 def test_the_source_archive_names_files_that_exist():
