@@ -8,7 +8,7 @@ BEGUN := $(VENV)/.begun
 EXTRAS := dev,bench,pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test lint benchmarks experiments clean
+.PHONY: help venv quickstart test lint benchmarks experiments bazel clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -38,6 +38,9 @@ experiments: $(READY) ## Reproduce docs/results.md; DATA_DIR=DIR adds CIFAR-10.
 ifdef DATA_DIR
 	$(PYTHON) -m benchmarks.experiments cifar10 --data.dir=$(DATA_DIR)
 endif
+
+bazel: $(READY) ## Build BUILD and run four tests with Debian's Bazel, offline.
+	$(PYTHON) -m tests.bazel_offline
 
 clean: ## Remove .venv and every cache; keep runs/.
 	rm -rf $(VENV) build dist *.egg-info

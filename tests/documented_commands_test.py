@@ -36,6 +36,7 @@ ELSEWHERE = {
     "make quickstart": "Makefile: quickstart",
     "make test": "Makefile: test",
     "make lint test": ".ci/run",
+    "make bazel": "Makefile: bazel",
     ".ci/run": ".ci/run",
     "python3.11 -m venv .venv": "Makefile: venv",
     ".venv/bin/pip install -c constraints.txt .": (
