@@ -63,7 +63,7 @@ class LocalRunner:
         made: Artifacts = {}
         for node in pipeline.nodes:
             inputs = {name: made[source] for name, source in node.inputs.items()}
-            result = self._node(pipeline.name, node, inputs, config)
+            result = self.run_node(pipeline.name, node, inputs, config)
             results.append(result)
             for name, artifacts in result.outputs.items():
                 made[f"{node.name}.{name}"] = artifacts
@@ -71,7 +71,17 @@ class LocalRunner:
             print(f"[{node.name}] {word}: {result.reason}", flush=True)
         return results
 
-    def _node(self, pipeline, node: Node, inputs: Artifacts, config) -> NodeResult:
+    def run_node(
+        self, pipeline: str, node: Node, inputs: Artifacts, config: ExperimentConfig
+    ) -> NodeResult:
+        """Returns what became of one node, whose inputs are there.
+
+        Args:
+            pipeline: Name of the pipeline.
+            node: The node; its connections are not looked at.
+            inputs: Input -> stored artifacts.
+            config: The settings.
+        """
         component = node.component
         inputs = {**inputs, **self._baseline(pipeline, component, inputs)}
         component.check_inputs(inputs)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from kerobust import convert, evaluate, flags, probe, train
+from kerobust.components import run
 from kerobust.models.bundle import save_bundle
 from kerobust.models.heads import Classifier, ClassifierHead
 from tests.cli.bad_input_test import TINY
@@ -28,6 +29,7 @@ MAINS = {
     "probe": probe.main,
     "evaluate": evaluate.main,
     "convert": convert.main,
+    "run": run.main,
 }
 
 # Command -> what runs it: a target of the Makefile, a test, or a file.
@@ -42,6 +44,8 @@ ELSEWHERE = {
     ".venv/bin/pip install -c constraints.txt .": (
         "tests/packaging_test.py::test_the_installed_versions_are_the_pinned_ones"
     ),
+    ".venv/bin/pip install -c constraints.txt '.[pipelines]'": "Makefile: venv",
+    "python -m components.trace ARTIFACT": "tests/components/trace_test.py",
     "python -m kerobust.doctor": (
         "tests/doctor_test.py::test_the_doctor_passes_in_the_environment_of_the_tests"
     ),
@@ -81,7 +85,7 @@ def problem(command: str, *more: str) -> str:
     """
     if command in ELSEWHERE:
         return ""
-    found = re.fullmatch(r"python -m kerobust\.(\w+)((?: .*)?)", command)
+    found = re.fullmatch(r"python -m (?:kerobust|components)\.(\w+)((?: .*)?)", command)
     if found is None or found[1] not in MAINS:
         return (
             f"unknown command: {command}. Correct it, or add it to ELSEWHERE in "

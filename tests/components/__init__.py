@@ -1,0 +1,1 @@
+"""Tests of components/, imported as kerobust.components."""
