@@ -8,6 +8,7 @@ from kerobust import flags
 from kerobust.config import Config, setting
 from kerobust.experiment import ExperimentConfig
 
+from .lineage_page import write_page
 from .local_runner import LocalRunner
 from .pipelines import PIPELINES, named
 
@@ -53,7 +54,8 @@ def run(config: PipelineSettings, dry_run: bool = False) -> int:
             "\n".join(f"[{node.name}] {dict(node.inputs)}" for node in pipeline.nodes)
         )
         return 0
-    runner.run(pipeline, config)
+    results = runner.run(pipeline, config)
+    print(f"page: {write_page(runner.root, pipeline, results, runner.store)}")
     return 0
 
 

@@ -27,24 +27,36 @@ def render(report: dict, sections: list[Section]) -> str:
         report: See `kerobust.evaluation.report`.
         sections: Its text and tables.
     """
-    title = html.escape(report["title"])
-    parts = [
+    parts = []
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        parts += [f"<p>{html.escape(text)}</p>" for text in section.paragraphs]
+        parts += _figures(report, section.figure)
+        if section.cells:
+            parts.append(table(section))
+    return document(report["title"], parts)
+
+
+def document(title: str, parts: list[str]) -> str:
+    """Returns a page.
+
+    Args:
+        title: Plain text.
+        parts: HTML, one block after the other.
+    """
+    title = html.escape(title)
+    head = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
     ]
-    for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        parts += [f"<p>{html.escape(text)}</p>" for text in section.paragraphs]
-        parts += _figures(report, section.figure)
-        if section.cells:
-            parts.append(_table(section))
-    return "\n".join([*parts, "</body></html>", ""])
+    return "\n".join([*head, *parts, "</body></html>", ""])
 
 
-def _table(section: Section) -> str:
+def table(section: Section) -> str:
+    """Returns the table of a section; all text in it is escaped."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in section.headers)
     lines = [
         "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in line) + "</tr>"

@@ -128,6 +128,8 @@ def test_a_dry_run_shows_the_graph_and_writes_nothing(tmp_path, capsys):
 def test_nocache_is_the_short_form_of_its_flag(tmp_path, capsys, monkeypatch):
     seen = []
 
+    monkeypatch.setattr(run, "write_page", lambda *arguments: "")
+
     def fake(self, pipeline, config):
         seen.append((pipeline.name, self.caching))
 
