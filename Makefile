@@ -8,10 +8,10 @@ BEGUN := $(VENV)/.begun
 EXTRAS := dev,bench,pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test lint benchmarks experiments bazel clean
+.PHONY: help venv quickstart test test-kfp lint benchmarks experiments bazel clean
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 venv: $(READY) ## Make .venv with everything that development needs.
 
@@ -21,6 +21,10 @@ quickstart: $(READY) ## Pretrain, fine-tune and attack a small encoder.
 test: $(READY) ## Run the tests that are not marked slow.
 	$(PYTHON) -m pytest -q -m "not slow" -n 2 --dist loadfile \
 		--no-loadscope-reorder
+
+test-kfp: $(READY) ## Run the tests of the Kubeflow engine; installs kfp into .venv.
+	$(PYTHON) -m pip install -q -c constraints.txt -e '.[$(EXTRAS),kfp]'
+	$(PYTHON) -m pytest -q tests/kfp
 
 lint: $(READY) ## Check format, style and types.
 	$(PYTHON) -m ruff format --check .

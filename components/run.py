@@ -62,13 +62,13 @@ def run(config: PipelineSettings, dry_run: bool = False) -> int:
 def main(argv: list[str]) -> int:
     """Runs the command line `argv`; returns the exit code."""
     about = "Runs a pipeline of components: " + ", ".join(PIPELINES) + "."
-    expanded = [argv[0], *map(_expanded, argv[1:])]
-    return flags.run(expanded, run, about, settings=PipelineSettings)
+    return flags.run(expanded(argv), run, about, settings=PipelineSettings)
 
 
-def _expanded(text: str) -> str:
-    name, separator, value = text.partition("=")
-    return _SHORT.get(name, name) + separator + value
+def expanded(argv: list[str]) -> list[str]:
+    """Returns a command line with the flags behind their short forms."""
+    parts = [text.partition("=") for text in argv]
+    return [_SHORT.get(name, name) + sign + value for name, sign, value in parts]
 
 
 if __name__ == "__main__":

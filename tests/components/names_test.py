@@ -36,6 +36,17 @@ def test_ml_metadata_is_imported_by_the_store_alone_and_lazily():
     assert found == {"store.py": False}
 
 
+def test_kfp_is_imported_by_its_engine_alone():
+    found = {
+        path.name
+        for path in FOLDER.rglob("*.py")
+        for item in imports(path.read_text(), "components")
+        if item.name.split(".")[0] == "kfp"
+    }
+
+    assert found == {"kfp.py", "kfp_steps.py"}
+
+
 def test_the_library_does_not_know_its_components():
     sources = (FOLDER.parent / "kerobust").rglob("*.py")
 

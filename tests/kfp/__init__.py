@@ -1,0 +1,1 @@
+"""Tests of components.kfp; `make test-kfp` runs them."""
