@@ -8,7 +8,7 @@ BEGUN := $(VENV)/.begun
 EXTRAS := dev,bench,pipelines
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test test-kfp lint benchmarks experiments bazel clean
+.PHONY: help venv quickstart test test-kfp test-tfx lint benchmarks experiments bazel clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,6 +25,14 @@ test: $(READY) ## Run the tests that are not marked slow.
 test-kfp: $(READY) ## Run the tests of the Kubeflow engine; installs kfp into .venv.
 	$(PYTHON) -m pip install -q -c constraints.txt -e '.[$(EXTRAS),kfp]'
 	$(PYTHON) -m pytest -q tests/kfp
+
+test-tfx: ## Run the tests of the TFX engine; PYTHON310 names a Python 3.10.
+	@$(PYTHON310) -c 'import sys; assert sys.version_info[:2] == (3, 10); import venv' \
+		2>/dev/null || { echo "$(NO_PYTHON310)" >&2; exit 3; }
+	test -d $(VENV)-tfx || $(PYTHON310) -m venv $(VENV)-tfx
+	$(VENV)-tfx/bin/python -m pip install -q -c constraints.txt \
+		-e '.[pipelines,tfx]' pytest
+	$(VENV)-tfx/bin/python -m pytest -q -W default tests/tfx
 
 lint: $(READY) ## Check format, style and types.
 	$(PYTHON) -m ruff format --check .
@@ -67,6 +75,12 @@ $(READY): setup.py constraints.txt
 	@touch $(READY)
 
 SUITABLE := import sys; assert (3, 10) <= sys.version_info[:2] <= (3, 11)
+
+# An interpreter with the venv module, such as PYTHON310=/usr/bin/python3.10.
+PYTHON310 ?= python3.10
+
+NO_PYTHON310 := PYTHON310 must name a Python 3.10 with its venv module: TFX has no \
+release for later ones. Received: PYTHON310=$(PYTHON310).
 
 NO_PYTHON := kerobust needs Python 3.10 or 3.11 with its venv module, \
 and none was found on the PATH or among the versions of pyenv.

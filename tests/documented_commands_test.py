@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kerobust import convert, evaluate, flags, probe, train
-from kerobust.components import run
+from kerobust.components import kfp, run, tfx
 from kerobust.models.bundle import save_bundle
 from kerobust.models.heads import Classifier, ClassifierHead
 from tests.cli.bad_input_test import TINY
@@ -30,6 +30,8 @@ MAINS = {
     "evaluate": evaluate.main,
     "convert": convert.main,
     "run": run.main,
+    "kfp": kfp.main,
+    "tfx": tfx.main,
 }
 
 # Command -> what runs it: a target of the Makefile, a test, or a file.

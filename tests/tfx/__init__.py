@@ -1,0 +1,1 @@
+"""Tests of components.tfx; `make test-tfx` runs them in an environment of their own."""
