@@ -120,7 +120,7 @@ def test_every_command_of_a_page_is_known_and_parses(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_within_a_line_exists(page):
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
     wrong = []
@@ -233,7 +233,7 @@ def test_only_blocks_for_commands_are_read():
 
 def test_the_table_is_used_and_names_what_exists():
     assert sorted(set(ELSEWHERE) - set(DOCUMENTED)) == []
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for command, place in ELSEWHERE.items():
         name, _, part = place.partition("::")
         if place.startswith("Makefile: "):
