@@ -2,10 +2,13 @@
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 from typing import ClassVar
 
 from kerobust.config import UserError
+from kerobust.data import examples
+from kerobust.models.bundle import is_intact
 
 
 @dataclasses.dataclass
@@ -45,6 +48,13 @@ class Artifact:
             )
         return digest.hexdigest()
 
+    def is_intact(self) -> bool:
+        """Returns whether it is what it was when it was stored."""
+        try:
+            return self.content_digest() == self.properties["digest"]
+        except UserError:
+            return False
+
 
 class Examples(Artifact):
     """Images and labels as TFRecord files, see `kerobust.data.examples`."""
@@ -56,6 +66,9 @@ class Examples(Artifact):
     def folder(self) -> pathlib.Path:
         """The folder that `--data.name=examples:` takes."""
         return self.uri
+
+    def is_intact(self):
+        return super().is_intact() and examples.is_intact(self.folder)
 
 
 class AdversarialExamples(Examples):
@@ -79,6 +92,9 @@ class Model(Artifact):
         """The folder of the trained bundle."""
         found = [self.uri / name for name in self.BUNDLES if (self.uri / name).exists()]
         return found[0] if found else self.uri / self.BUNDLES[0]
+
+    def is_intact(self):
+        return super().is_intact() and is_intact(self.bundle)
 
 
 class EncoderModel(Model):
@@ -116,6 +132,12 @@ class PushedModel(Artifact):
 
     TYPE_NAME = "PushedModel"
     CONTENT = ("pushed.json",)
+
+    def is_intact(self):
+        if not super().is_intact():
+            return False
+        path = json.loads((self.uri / "pushed.json").read_text())["path"]
+        return not path or pathlib.Path(path).is_dir()
 
 
 ARTIFACTS: dict[str, type[Artifact]] = {

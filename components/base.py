@@ -1,15 +1,25 @@
 """What a component is: a specification, and an executor that does the work."""
 
 import dataclasses
+import hashlib
+import pathlib
 from collections.abc import Mapping
 from typing import ClassVar
 
+from kerobust.batch_state import path_digest
 from kerobust.config import UserError
 from kerobust.experiment import ExperimentConfig
 
 from .artifacts import Artifact
 
 Artifacts = dict[str, list[Artifact]]
+# Batch sizes are checked together with the number of devices.
+OPERATION = (
+    *("run.", "data.memory_gigabytes", "start.batch_size", "pretrain.batch_size"),
+    "finetune.batch_size",
+)
+# Flags that name files of this machine.
+_PATHS = ("run.init_from", "validate.baseline", "diversity.surrogates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +38,7 @@ class ComponentSpec:
     INPUTS: Mapping[str, type[Artifact]]
     OUTPUTS: Mapping[str, type[Artifact]]
     PARAMETERS: tuple[str, ...]
-    OPERATION: tuple[str, ...] = ("run.", "data.memory_gigabytes")
+    OPERATION: tuple[str, ...] = OPERATION
     OPTIONAL: tuple[str, ...] = ()
 
 
@@ -74,6 +84,20 @@ class Component:
         return _chosen(config, cls.SPEC.PARAMETERS)
 
     @classmethod
+    def files(cls, config: ExperimentConfig) -> dict[str, list[str]]:
+        """Returns flag -> digests of the files that it names."""
+        given = cls.parameters(config)
+        found = {
+            name: [path_digest(path) for path in given[name].split(",")]
+            for name in _PATHS
+            if given.get(name)
+        }
+        kind, _, path = given.get("data.name", "").partition(":")
+        if path:
+            found["data.name"] = [_listing_digest(pathlib.Path(path).expanduser())]
+        return found
+
+    @classmethod
     def operation(cls, config: ExperimentConfig) -> dict[str, str]:
         """Returns the flags that do not, name -> text."""
         given = _chosen(config, cls.SPEC.OPERATION)
@@ -100,12 +124,24 @@ class Component:
             if name not in cls.SPEC.INPUTS:
                 raise UserError(
                     f"`{cls.NAME}` must get inputs that it knows: "
-                    f"{', '.join(cls.SPEC.INPUTS) or 'none'}. Received: {name}."
+                    f"{', '.join(cls.SPEC.INPUTS) or 'none'}. Received: {name}. Leave "
+                    "it out."
                 )
 
 
 # Set by executors themselves, from their artifacts.
 _DECIDED = ("run.workdir", "run.stages", "run.init_from")
+
+
+def _listing_digest(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of names, sizes and times of change of what is at a path."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    digest = hashlib.sha256()
+    for file in files:
+        known = file.stat()
+        text = f"{file.relative_to(path)} {known.st_size} {known.st_mtime_ns}"
+        digest.update(text.encode() * file.is_file())
+    return digest.hexdigest()
 
 
 def _chosen(config: ExperimentConfig, names: tuple[str, ...]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from kerobust import flags
 from kerobust.config import Config, UserError, setting
 from kerobust.experiment import ExperimentConfig
 
-from .pipelines import PIPELINES, Node, Pipeline, named
+from .pipelines import PIPELINES, Node, Pipeline, named, prepared
 from .run import PipelineSettings, expanded
 
 
@@ -30,6 +30,7 @@ def kfp_pipeline(pipeline: Pipeline, config: ExperimentConfig, image: str) -> An
     """
     from kfp import dsl
 
+    config = prepared(pipeline, config)
     steps = {node.name: _step(node, image) for node in pipeline.nodes}
 
     def graph():

@@ -11,7 +11,7 @@ from kerobust.experiment import ExperimentConfig
 
 from .artifacts import RobustnessReport
 from .base import Artifacts
-from .pipelines import Node, Pipeline
+from .pipelines import Node, Pipeline, prepared
 from .store import Key, Store
 
 
@@ -59,6 +59,7 @@ class LocalRunner:
             UserError: What executors raise. Later nodes are not run; the same call
                 goes on where this one ended.
         """
+        config = prepared(pipeline, config)
         results: list[NodeResult] = []
         made: Artifacts = {}
         for node in pipeline.nodes:
@@ -83,12 +84,14 @@ class LocalRunner:
             config: The settings.
         """
         component = node.component
-        inputs = {**inputs, **self._baseline(pipeline, component, inputs)}
+        if not config.validate.baseline:
+            inputs = {**inputs, **self._baseline(pipeline, component, inputs)}
         component.check_inputs(inputs)
         digests = {
             name: [each.properties["digest"] for each in artifacts]
             for name, artifacts in inputs.items()
         }
+        digests |= component.files(config)
         key = Key(node.name, digests, component.parameters(config), code_digest())
         found = self.store.find(key) if self.caching else None
         if found is not None:
@@ -134,7 +137,7 @@ class LocalRunner:
         if component.SPEC.INPUTS.get("baseline") is not RobustnessReport:
             return {}
         (report,) = inputs["report"]
-        found = self.store.last_blessed(pipeline, but=report.properties["digest"])
+        found = self.store.last_blessed(pipeline, report)
         return {} if found is None else {"baseline": [found]}
 
 

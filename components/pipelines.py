@@ -1,9 +1,11 @@
 """The standard pipelines: which components, and what flows between them."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 from kerobust.config import UserError, check_name
+from kerobust.experiment import ExperimentConfig
 
 from .adversarial_gen import AdversarialGen
 from .base import Component
@@ -41,6 +43,7 @@ class Pipeline:
     Attributes:
         name: Name of the pipeline.
         nodes: The nodes; names differ.
+        methods: Values of `--method` that it is for; empty = any.
 
     Raises:
         UserError: If an input is missing, of another type, or made later.
@@ -48,6 +51,7 @@ class Pipeline:
 
     name: str
     nodes: tuple[Node, ...]
+    methods: tuple[str, ...] = ()
 
     def __post_init__(self):
         made: dict[str, type] = {}
@@ -89,25 +93,28 @@ def _trained(start: type[Component] | None, kind: type[Component]) -> tuple[Node
     return (Node(ExampleGen), Node(start, _DATA), Node(kind, known))
 
 
-def _encoder(name: str, start: type[Component] | None = None) -> Pipeline:
+def _encoder(name: str, methods, start: type[Component] | None = None) -> Pipeline:
     """Returns: data, encoder, classifier, attacks, verdict, shelf."""
     probe = Node(Probe, {**_DATA, "encoder": "pretrain.model"})
-    return Pipeline(name, (*_trained(start, Pretrain), probe, *_judged("probe.model")))
+    nodes = (*_trained(start, Pretrain), probe, *_judged("probe.model"))
+    return Pipeline(name, nodes, methods)
 
 
 def _benchmark() -> Pipeline:
     """Returns the pipeline of an encoder, with a set of attacked images beside it."""
-    base = _encoder("benchmark")
+    base = _encoder("benchmark", ("mimir", "mae", "dino"))
     attacked = Node(AdversarialGen, {**_DATA, "model": "probe.model"})
-    return Pipeline("benchmark", (*base.nodes[:3], attacked, *base.nodes[3:]))
+    nodes = (*base.nodes[:3], attacked, *base.nodes[3:])
+    return Pipeline("benchmark", nodes, base.methods)
 
 
 _ENSEMBLE = _trained(StartEnsemble, PretrainEnsemble)
+_MEMBERS = (*_ENSEMBLE, *_judged("pretrain.model"))
 PIPELINES = {
-    "mimir": _encoder("mimir"),
-    "rodino": _encoder("rodino", Start),
-    "deacl": _encoder("deacl", Start),
-    "dverge": Pipeline("dverge", (*_ENSEMBLE, *_judged("pretrain.model"))),
+    "mimir": _encoder("mimir", ("mimir", "mae")),
+    "rodino": _encoder("rodino", ("rodino",), Start),
+    "deacl": _encoder("deacl", ("deacl", "fare"), Start),
+    "dverge": Pipeline("dverge", _MEMBERS, ("dverge", "ensemble")),
     "benchmark": _benchmark(),
 }
 
@@ -120,3 +127,28 @@ def named(name: str) -> Pipeline:
     """
     check_name("--pipeline", name, PIPELINES)
     return PIPELINES[name]
+
+
+def prepared(pipeline: Pipeline, config: ExperimentConfig) -> ExperimentConfig:
+    """Returns the settings as executors take them: `--push.dir` absolute.
+
+    Raises:
+        UserError: If a pipeline cannot run with them.
+    """
+    if pipeline.methods:
+        check_name("--method", config.method, pipeline.methods)
+    started = any(node.name == "start" for node in pipeline.nodes)
+    if started and config.run.init_from:
+        raise UserError(
+            f"`--run.init_from` must be empty for the pipeline {pipeline.name}, which "
+            f"trains what it starts from. Received: init_from={config.run.init_from}. "
+            "Leave it out."
+        )
+    names = [node.name for node in pipeline.nodes]
+    if "push" not in names:
+        return config
+    given, fix = config.push.dir is not None, "Add --push.dir=DIR."
+    config.push.require(given, "dir", "must name a folder for the component push", fix)
+    folder = pathlib.Path(str(config.push.dir)).expanduser().absolute()
+    push = config.push.replace(dir=str(folder))
+    return dataclasses.replace(config, push=push)

@@ -10,7 +10,7 @@ from kerobust.experiment import ExperimentConfig
 
 from .lineage_page import write_page
 from .local_runner import LocalRunner
-from .pipelines import PIPELINES, named
+from .pipelines import PIPELINES, named, prepared
 
 # What users type -> the flag behind it.
 _SHORT = {"--pipeline": "--pipeline.name", "--nocache": "--pipeline.nocache"}
@@ -44,16 +44,15 @@ def run(config: PipelineSettings, dry_run: bool = False) -> int:
 
     Args:
         config: The settings.
-        dry_run: Say what would run and why, run nothing.
+        dry_run: Check the settings and show the graph; run and write nothing.
     """
-    chosen = config.pipeline
-    runner = LocalRunner(pathlib.Path(chosen.root), caching=not chosen.nocache)
-    pipeline = named(chosen.name)
+    chosen, pipeline = config.pipeline, named(config.pipeline.name)
     if dry_run:
-        print(
-            "\n".join(f"[{node.name}] {dict(node.inputs)}" for node in pipeline.nodes)
-        )
+        prepared(pipeline, config)
+        for node in pipeline.nodes:
+            print(f"[{node.name}] {dict(node.inputs)}")
         return 0
+    runner = LocalRunner(pathlib.Path(chosen.root), caching=not chosen.nocache)
     results = runner.run(pipeline, config)
     print(f"page: {write_page(runner.root, pipeline, results, runner.store)}")
     return 0

@@ -81,8 +81,9 @@ class Store:
             from ml_metadata.proto import metadata_store_pb2
         except ImportError as error:
             raise UserError(
-                "Pipelines need ML Metadata, which is an extra. Received: no package "
-                f"ml_metadata ({error}). Install it: pip install 'kerobust[pipelines]'."
+                "`components` needs ML Metadata, which is an extra. Received: no "
+                f"package ml_metadata ({error}). Install it: "
+                "pip install 'kerobust[pipelines]'."
             ) from error
         path.parent.mkdir(parents=True, exist_ok=True)
         self._proto = metadata_store_pb2
@@ -134,7 +135,7 @@ class Store:
             if record.properties["key"].string_value != key.digest():
                 continue
             outputs = self._artifacts(record.id, self._proto.Event.OUTPUT)
-            if all(_stands(each) for parts in outputs.values() for each in parts):
+            if all(x.is_intact() for parts in outputs.values() for x in parts):
                 return Cached(record.id, outputs)
         return None
 
@@ -146,27 +147,29 @@ class Store:
         changes = key.changes(_key(finished[-1], key.component))
         return "; ".join(changes) or "its outputs were changed or removed"
 
-    def last_blessed(self, pipeline: str, but: str = "") -> Artifact | None:
-        """Returns the newest report of a pipeline whose model was blessed.
+    def last_blessed(self, pipeline: str, report: Artifact) -> Artifact | None:
+        """Returns the newest older report of a pipeline whose model was blessed.
 
         Args:
             pipeline: Name of the pipeline.
-            but: Digest of the report that is being judged; it is no baseline of its
-                own.
+            report: What is judged. What came after its content was first seen is no
+                baseline, so that the same report always meets the same one.
         """
+        digest = report.properties["digest"]
+        same = [x.id for x in self.artifacts() if x.properties["digest"] == digest]
+        first = min(same, default=report.id)
         context = self._store.get_context_by_type_and_name("pipeline", pipeline)
         if context is None:
             return None
         own = {x.id for x in self._store.get_executions_by_context(context.id)}
-        for record in reversed(self._finished("validate")):
-            if record.id not in own:
-                continue
-            (report,) = self._artifacts(record.id, self._proto.Event.INPUT)["report"]
+        found: dict[int, Artifact] = {}
+        for record in self._finished("validate"):
+            (older,) = self._artifacts(record.id, self._proto.Event.INPUT)["report"]
             outputs = self._artifacts(record.id, self._proto.Event.OUTPUT)
-            same = report.properties["digest"] == but
-            if not same and _stands(report) and _is_blessed(outputs["blessing"][0]):
-                return report
-        return None
+            blessed = _is_blessed(outputs["blessing"][0]) and older.is_intact()
+            if record.id in own and blessed and older.id < first:
+                found[older.id] = older
+        return found[max(found)] if found else None
 
     def producer(self, artifact: Artifact) -> tuple[int, Key, str, Artifacts] | None:
         """Returns number, key, pipeline and inputs of what made an artifact."""
@@ -262,13 +265,7 @@ def _artifact(record, type_name: str) -> Artifact:
     return ARTIFACTS[type_name](pathlib.Path(record.uri), properties, record.id)
 
 
-def _stands(artifact: Artifact) -> bool:
-    """Returns whether an artifact is what it was when it was made."""
-    try:
-        return artifact.content_digest() == artifact.properties["digest"]
-    except UserError:
-        return False
-
-
 def _is_blessed(blessing: Artifact) -> bool:
-    return bool(json.loads((blessing.uri / "blessing.json").read_text())["blessed"])
+    return blessing.is_intact() and bool(
+        json.loads((blessing.uri / "blessing.json").read_text())["blessed"]
+    )

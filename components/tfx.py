@@ -15,7 +15,7 @@ from kerobust import flags
 from kerobust.config import UserError
 from kerobust.experiment import ExperimentConfig
 
-from .pipelines import PIPELINES, Pipeline, named
+from .pipelines import PIPELINES, Pipeline, named, prepared
 from .run import PipelineSettings, expanded
 
 
@@ -32,6 +32,7 @@ def tfx_pipeline(pipeline: Pipeline, config: ExperimentConfig, root: pathlib.Pat
 
     from .tfx_parts import tfx_component
 
+    config = prepared(pipeline, config)
     made: dict[str, Any] = {}
     for node in pipeline.nodes:
         component = node.component

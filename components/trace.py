@@ -27,12 +27,14 @@ def lines(
     """
     seen = set() if seen is None else seen
     name, digest = f"{artifact.TYPE_NAME} {artifact.id}", artifact.properties["digest"]
-    made = store.producer(artifact)
-    if artifact.id in seen or made is None:
+    if artifact.id in seen:
         yield f"{indent}{name}, see above"
         return
     seen.add(artifact.id)
     yield f"{indent}{name}: {artifact.uri} ({digest[:12]})"
+    made = store.producer(artifact)
+    if made is None:
+        return
     number, key, pipeline, inputs = made
     where = f"execution {number} of {key.component}, pipeline {pipeline}"
     yield f"{indent}  made by {where}, code {key.code[:12]}"
@@ -60,7 +62,8 @@ def find(path: str) -> tuple[Store, Artifact]:
     else:
         raise UserError(
             "`ARTIFACT` must lie in the folder of a pipeline. Received: "
-            f"ARTIFACT={path}, and no folder above it holds {DATABASE}."
+            f"ARTIFACT={path}, and no folder above it holds {DATABASE}. Name a folder "
+            "below --pipeline.root."
         )
     store = Store(folder / DATABASE)
     for artifact in reversed(store.artifacts()):
@@ -68,7 +71,8 @@ def find(path: str) -> tuple[Store, Artifact]:
             return store, artifact
     raise UserError(
         "`ARTIFACT` must name what a finished execution made. Received: "
-        f"ARTIFACT={path}, which {folder / DATABASE} does not know."
+        f"ARTIFACT={path}, which {folder / DATABASE} does not know. Run the pipeline "
+        "to its end, or name another folder."
     )
 
 
@@ -78,7 +82,7 @@ def main(argv: list[str]) -> int:
         if len(argv) != 2 or argv[1].startswith("-"):
             raise UserError(
                 "`ARTIFACT` must be the only argument: a folder that a pipeline made. "
-                f"Received: {' '.join(argv[1:]) or 'nothing'}."
+                f"Received: {' '.join(argv[1:]) or 'nothing'}. Name one of them."
             )
         print("\n".join(lines(*find(argv[1]))))
     except UserError as error:

@@ -96,6 +96,18 @@ def array_digest(array) -> str:
     return digest.hexdigest()
 
 
+def path_digest(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file, or of all files of a folder and their names."""
+    path, digest = pathlib.Path(path), hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file():
+            digest.update(str(file.relative_to(path)).encode())
+            with open(file, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that is there whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")

@@ -77,6 +77,10 @@ class PerturbConfig(Config):
     steps: int = setting(20, "Steps of the attack.", low=1)
     seed: int = setting(0, "Seed of random starts.", low=0)
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(bool(self.splits), "splits", "must name a split", "Try test.")
+
 
 @dataclasses.dataclass(frozen=True)
 class PushConfig(Config):
@@ -96,7 +100,8 @@ class PushConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         plain = self.name.replace("-", "_").isidentifier()
-        self.require(plain, "name", "must be letters, digits, - and _")
+        expectation = "must be letters, digits, - and _, no digit first"
+        self.require(plain, "name", expectation, "It becomes the name of a folder.")
 
 
 @dataclasses.dataclass(frozen=True)

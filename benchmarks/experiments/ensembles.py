@@ -63,10 +63,9 @@ class Ensembles:
             run(folder, self.flagfile, "pretrain", *given)
             trained = f"--run.init_from={folder / 'ensemble'}"
             for norm, chosen in self.evaluations.items():
-                settings = (
-                    *(*common, trained, black_box),
-                    *(f"--attack.norm={norm}", *chosen),
-                )
+                settings = [*common, trained, f"--attack.norm={norm}", *chosen]
+                if norm == next(iter(self.evaluations)):  # Where members are examined.
+                    settings.append(black_box)
                 run(folder / norm, self.flagfile, "evaluate", *settings)
 
     def write(self, seeds: range, machine: str, extra: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Specification of `ExampleGen`."""
 
 from ..artifacts import Examples
-from ..base import Component, ComponentSpec
+from ..base import OPERATION, Component, ComponentSpec
 from .executor import ExampleGenExecutor
 
 
@@ -18,8 +18,8 @@ class ExampleGen(Component):
         OUTPUTS={"examples": Examples},
         PARAMETERS=(
             *("data.name", "data.image_size", "data.validation_fraction"),
-            *("data.label_seed", "data.corrupt_cap"),
+            *("data.label_seed", "data.corrupt_cap", "data.dir"),
         ),
-        OPERATION=("run.", "data.dir", "data.download", "data.memory_gigabytes"),
+        OPERATION=(*OPERATION, "data.download"),
     )
     EXECUTOR = ExampleGenExecutor

@@ -1,4 +1,4 @@
-"""Gradients in bfloat16 on CPUs, for any victim, without touching it."""
+"""Graphs of their own for victims, in float32 or, on CPUs, in bfloat16."""
 
 from collections.abc import Callable
 

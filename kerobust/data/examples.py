@@ -53,21 +53,27 @@ def write_examples(
         change: What becomes of the images, such as an attack; None = nothing.
         report: Added to the data set's own report.
     """
+    (folder / FILE).unlink(missing_ok=True)
     digest = hashlib.sha256(json.dumps(source.class_names).encode())
+    sizes, bytes_per_value = {}, 1
     for name, split in source.splits.items():
         path = folder / f"Split-{name}" / _RECORDS
         path.parent.mkdir(parents=True, exist_ok=True)
         digest.update(name.encode())
         with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
-            for record in _records(name, split, change):
+            for record, exact in _records(name, split, change):
                 digest.update(record)
                 writer.write(record)
+                bytes_per_value = bytes_per_value if exact else 4
+        sizes[str(path.relative_to(folder))] = path.stat().st_size
     _write_schema(folder / SCHEMA, source)
     about: dict[str, Any] = {
         "name": source.name,
         "class_names": source.class_names,
         "image_shape": source.image_shape,
         "splits": {name: split.size for name, split in source.splits.items()},
+        "files": sizes,
+        "bytes_per_value": bytes_per_value,
         "digest": digest.hexdigest(),
         "source_digest": source.digest,
         "report": {**source.report, **(report or {})},
@@ -86,7 +92,8 @@ def load_examples(config: DataConfig, path: pathlib.Path) -> DataSource:
     about = _read_about(path)
     shape = tuple(about["image_shape"])
     count = sum(about["splits"].values())
-    _require_memory(config, count * int(np.prod(shape)), path)
+    values = count * int(np.prod(shape))
+    _require_memory(config, values * about["bytes_per_value"], path)
     digest = hashlib.sha256(json.dumps(about["class_names"]).encode())
     images: list[np.ndarray] = []
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -110,7 +117,17 @@ def load_examples(config: DataConfig, path: pathlib.Path) -> DataSource:
     )
 
 
-def _records(name: str, split: Split, change: Change | None) -> Iterator[bytes]:
+def is_intact(folder: pathlib.Path) -> bool:
+    """Returns whether all files of a data set are there and have their sizes."""
+    try:
+        files = _read_about(folder)["files"].items()
+        return all((folder / name).stat().st_size == size for name, size in files)
+    except (OSError, UserError):
+        return False
+
+
+def _records(name, split: Split, change: Change | None) -> Iterator[tuple[bytes, bool]]:
+    """Yields records, and whether each holds its image as uint8."""
     for start in range(0, split.size, _CHUNK):
         part = split.subset(np.arange(start, min(start + _CHUNK, split.size)))
         images, labels = part.arrays()
@@ -120,7 +137,7 @@ def _records(name: str, split: Split, change: Change | None) -> Iterator[bytes]:
             yield _record(image, int(label), int(number))
 
 
-def _record(image: np.ndarray, label: int, number: int) -> bytes:
+def _record(image: np.ndarray, label: int, number: int) -> tuple[bytes, bool]:
     pixels = np.round(image * 255).astype(np.uint8)
     exact = np.array_equal(pixels / np.float32(255), image)
     encoded = (
@@ -134,7 +151,7 @@ def _record(image: np.ndarray, label: int, number: int) -> bytes:
     }
     features = tf.train.Features(feature=values)
     example = tf.train.Example(features=features)
-    return example.SerializeToString(deterministic=True)
+    return example.SerializeToString(deterministic=True), exact
 
 
 def _bytes(value: bytes) -> tf.train.Feature:
@@ -164,15 +181,16 @@ def _write_schema(path: pathlib.Path, source: DataSource) -> None:
 def _read_about(path: pathlib.Path) -> dict:
     try:
         about = json.loads((path / FILE).read_text("utf-8"))
-        return {**about, "splits": dict(about["splits"])}
+        wanted = ("name", "class_names", "image_shape", "splits", "digest", "report")
+        return {name: about[name] for name in (*wanted, "files", "bytes_per_value")}
     except OSError:
         raise _problem(path, f"must name a folder with {FILE}") from None
     except (ValueError, KeyError, TypeError):
         raise _problem(path, f"must hold an intact {FILE}") from None
 
 
-def _require_memory(config: DataConfig, numbers: int, path) -> None:
-    need = 4 * numbers / 1e9
+def _require_memory(config: DataConfig, size: int, path) -> None:
+    need = size / 1e9
     config.require(
         need <= config.memory_gigabytes,
         "memory_gigabytes",

@@ -54,8 +54,8 @@ def bless(
 
     Returns:
         {"blessed": bool, "checks": [{"name", "wanted", "found": str, "passed": bool or
-        None}]}. None: not comparable, because the baseline was attacked otherwise or on
-        other images; it counts neither for nor against.
+        None}]}. None: not known, because nobody looked, or the baseline was attacked
+        otherwise or on other images; it counts neither for nor against.
     """
     checks = [_least(found, "clean", config.min_clean)]
     checks += [_least(found, "worst", config.min_worst), _masking(found, config)]
@@ -83,6 +83,9 @@ def _least(found, kind: str, least: float | None) -> dict | None:
 def _masking(found, config: ValidateConfig) -> dict | None:
     if config.allow_findings:
         return None
+    if not found["settings"]["diagnose"]:
+        text = "not looked for: --evaluate.diagnose=false"
+        return _check("signs of masked gradients", "none", text, None)
     signs = [x["code"] for x in found["findings"] if x["severity"] != "info"]
     text = ", ".join(signs) or "none"
     return _check("signs of masked gradients", "none", text, not signs)
@@ -90,15 +93,28 @@ def _masking(found, config: ValidateConfig) -> dict | None:
 
 def _drop(found, baseline, kind: str, most: float) -> dict:
     name, wanted = f"{_KINDS[kind]}, change", f"at least {-most:+.2%}"
-    for part in ("threat", "settings"):
-        if found[part] != baseline[part]:
+    for part, first, second in (
+        ("threat", found["threat"], baseline["threat"]),
+        ("attacks", _attacks(found), _attacks(baseline)),
+        ("images", _images(found), _images(baseline)),
+    ):
+        if first != second:
             return _check(name, wanted, f"other {part} in the baseline", None)
-    if found["examples"]["ids"] != baseline["examples"]["ids"]:
-        return _check(name, wanted, "other images in the baseline", None)
     flags = _flags(found, kind), _flags(baseline, kind)
     change, low, high = paired_bootstrap(*flags)
     text = f"{change:+.2%} [{low:+.2%}, {high:+.2%}]"
     return _check(name, wanted, text, bool(change >= -most))
+
+
+def _attacks(found) -> dict:
+    """Returns the settings that decide what an example must withstand."""
+    names = ("attacks", "steps", "restarts", "seed")
+    return {name: found["settings"][name] for name in names}
+
+
+def _images(found) -> tuple:
+    examples = found["examples"]
+    return found["about"]["data"], examples["ids"], examples["labels"]
 
 
 def _flags(found, kind: str) -> np.ndarray:

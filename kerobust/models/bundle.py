@@ -111,6 +111,16 @@ def read_info(folder: str | os.PathLike) -> dict[str, Any]:
     return _read_config(Path(folder))["info"]
 
 
+def is_intact(folder: str | os.PathLike) -> bool:
+    """Returns whether a bundle is complete and unaltered, its members included."""
+    folder = Path(folder)
+    try:
+        members = _read_config(folder).get("members", [])
+    except UserError:
+        return False
+    return all(is_intact(folder / "members" / name) for name in members)
+
+
 def _write(models, folder: Path, info: dict) -> None:
     folder.mkdir(parents=True)
     config: dict[str, Any] = {"info": info}

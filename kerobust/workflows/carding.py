@@ -35,6 +35,7 @@ def write_card(
     model: tf.keras.Model,
     info: Mapping[str, Any],
     *,
+    title: str | None = None,
     license: str = "unknown",
     results: Sequence[Result] = (),
 ) -> pathlib.Path:
@@ -45,13 +46,14 @@ def write_card(
         format: How: a name of `kerobust.models.export.FORMATS`.
         model: The model.
         info: What its bundle knows: `flags` it was trained with, its `origin`.
+        title: Name of the model; None = that of the folder.
         license: See `model_card`.
         results: What was measured, from `results_of`.
     """
     flags, origin = info.get("flags"), dict(info.get("origin", {}))
     classifier = isinstance(model, Classifier | Ensemble)
     text = model_card(
-        folder.absolute().name,
+        title or folder.absolute().name,
         f"A {'classifier' if classifier else 'vision encoder'}, written by kerobust "
         f"{kerobust.__version__}: {FORMATS[format].about}.",
         usage=usage(model, format),
@@ -59,7 +61,10 @@ def write_card(
         provenance=origin or {"source": "trained by this library"},
         flags=flags,
         results=results,
-        datasets=[flags["data.name"]] if flags else (),
+        # A path on this machine says nothing to others.
+        datasets=[
+            x for x in [(flags or {}).get("data.name", "")] if x and ":" not in x
+        ],
         license=license,
         library=_LIBRARIES.get(format, "kerobust"),
         task="image-classification" if classifier else "image-feature-extraction",

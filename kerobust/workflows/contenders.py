@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from kerobust.batch_state import path_digest
 from kerobust.config import UserError
 from kerobust.data.datasets import Split
 from kerobust.data.views import evaluation_batches
@@ -124,6 +125,14 @@ def result_bundle(experiment: Experiment) -> pathlib.Path:
             f"init_from={start}, workdir={workdir}."
         )
     return pathlib.Path(start)
+
+
+def provenance(experiment: Experiment) -> dict[str, str]:
+    """Returns what an evaluation is about: digests of the model and of the data."""
+    start = experiment.config.run.init_from
+    foreign = start is not None and is_foreign(start)
+    model = pathlib.Path(str(start)) if foreign else result_bundle(experiment)
+    return {"model": path_digest(model), "data": experiment.source.digest}
 
 
 def _ensembles(experiment: Experiment) -> Iterator[Contender]:

@@ -17,7 +17,12 @@ from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
-from kerobust.workflows.contenders import Contender, contenders, read_ensemble
+from kerobust.workflows.contenders import (
+    Contender,
+    contenders,
+    provenance,
+    read_ensemble,
+)
 from kerobust.workflows.preparing import Experiment
 from kerobust.workflows.validating import results_folder
 
@@ -114,7 +119,7 @@ def _publish(workdir, content: dict) -> None:
 
 def _write_results(experiment: Experiment, name: str, folder, result: Evaluation):
     """Writes what was found about one network into its folder."""
-    found = {"results": result.to_dict()}
+    found = {"results": {**result.to_dict(), "about": provenance(experiment)}}
     for suite, report in result.suites.items():
         if report.suite["version"] != "custom":
             about = {"name": name, "dataset": experiment.source.name}

@@ -12,13 +12,14 @@ import tensorflow as tf
 import kerobust
 from kerobust.attacks import ATTACKS
 from kerobust.attacks.victim import Victim
-from kerobust.batch_state import BatchState, weights_digest, write_atomically
-from kerobust.data.examples import write_examples
+from kerobust.batch_state import BatchState, write_atomically
+from kerobust.config import UserError
+from kerobust.data.examples import FILE, write_examples
 from kerobust.data.splits import UNLABELLED
 from kerobust.experiment import ExperimentConfig
 from kerobust.progress import Clock
 from kerobust.randomness import example_keys
-from kerobust.workflows.contenders import contenders
+from kerobust.workflows.contenders import contenders, provenance
 from kerobust.workflows.preparing import Experiment
 
 FOLDER, REPORT = "adversarial", "perturb.json"
@@ -33,14 +34,16 @@ def perturb(experiment: Experiment) -> pathlib.Path:
 
     Returns:
         The folder of the examples; `perturb.json` in it says how often the model was
-        right before and after.
+        right before and after; for images without a label that is agreement with its
+        answer to the clean image.
     """
     folder, state = experiment.workdir / FOLDER, experiment.workdir / "perturb"
     perturbation = _Perturbation(experiment, state)
     if not perturbation.is_done(folder):
+        (folder / REPORT).unlink(missing_ok=True)
         attack = {"attack": perturbation.about}
-        write_examples(experiment.source, folder, perturbation, attack)
-        found = {**attack, "splits": perturbation.shares()}
+        digest = write_examples(experiment.source, folder, perturbation, attack)
+        found = {**attack, "splits": perturbation.shares(), "digest": digest}
         found["identity"] = perturbation.identity
         write_atomically(folder / REPORT, json.dumps(found, indent=1).encode())
         shutil.rmtree(state)
@@ -68,8 +71,7 @@ class _Perturbation:
         }
         self.identity = {
             "version": kerobust.__version__,
-            "weights of the model": weights_digest(self._victim.model),
-            "data": source.digest,
+            **provenance(experiment),
             "attack": json.dumps(self.about),
             "splits": ",".join(self._config.splits),
             "seed": str(self._config.seed),
@@ -84,9 +86,10 @@ class _Perturbation:
         """Returns whether `folder` holds what this perturbation would make."""
         try:
             found = json.loads((folder / REPORT).read_text())
-        except (OSError, ValueError):
+            written = json.loads((folder / FILE).read_text())["digest"]
+            return (found["identity"], found["digest"]) == (self.identity, written)
+        except (OSError, ValueError, KeyError):
             return False
-        return found["identity"] == self.identity
 
     @functools.cached_property
     def _state(self) -> BatchState:
@@ -106,7 +109,14 @@ class _Perturbation:
         return made["images"]
 
     def _made(self, images, labels, ids) -> dict[str, np.ndarray]:
-        before = self._victim.predictions(images)
+        logits = self._victim.logits(images)
+        if labels.max() >= logits.shape[1]:
+            raise UserError(
+                "`--run.init_from` must name a model that knows every class of the "
+                f"data. Received: a model of {logits.shape[1]} classes and label "
+                f"{labels.max()}. Train one on these data."
+            )
+        before = tf.argmax(logits, 1, output_type=tf.int32).numpy()
         targets = np.where(labels == UNLABELLED, before, labels)
         keys = example_keys(self._config.seed, 0, tf.constant(ids))
         moved = self._attack(images, targets, self._victim, keys=keys)

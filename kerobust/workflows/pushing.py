@@ -43,15 +43,17 @@ def push(
     """
     config, notes = experiment.config.push, notes or experiment.workdir
     blessing = (verdicts or experiment.workdir) / BLESSING
-    verdict = _read_json(blessing) or {"blessed": False}
-    if not verdict["blessed"] or verdict["judged"] != judged(experiment):
+    verdict = _read_json(blessing)
+    found = read_results(experiment.workdir, "--run.workdir")
+    ours = verdict.get("judged") == judged(found)
+    if not (verdict.get("blessed") and ours):
         print("not pushed: this model has no blessing (stage validate)", flush=True)
         return None
     shelf = pathlib.Path(str(config.dir)).expanduser().absolute() / config.name
-    before = _pushed(notes, verdict["judged"])
-    if before is not None and before.parent == shelf:
-        print(f"pushed before: {before}", flush=True)
-        return before
+    path = _before(shelf, verdict["judged"])
+    if path is not None:
+        print(f"pushed before: {path}", flush=True)
+        return _note(notes, path)
     try:
         path = _write(experiment, blessing, shelf)
     except OSError as error:
@@ -59,10 +61,8 @@ def push(
             "`--push.dir` must be a folder that can be written. Received: "
             f"dir={config.dir} ({error.strerror}). Choose another folder."
         ) from error
-    text = json.dumps({"path": str(path), "judged": verdict["judged"]})
-    write_atomically(notes / PUSHED, text.encode())
     print(f"pushed: {path}", flush=True)
-    return path
+    return _note(notes, path)
 
 
 def _write(experiment: Experiment, verdict: pathlib.Path, shelf: pathlib.Path):
@@ -80,10 +80,18 @@ def _write(experiment: Experiment, verdict: pathlib.Path, shelf: pathlib.Path):
         save_bundle(models, fresh / "bundle", info)
         shutil.copy(verdict, fresh / BLESSING)
         found = read_results(experiment.workdir, "--run.workdir")
-        config, name = experiment.config, experiment.source.name
+        config, source = experiment.config, experiment.source
+        name = source.report.get("examples of", source.name)
         results = results_of(found, name, config.evaluate.split, config.evaluate.seed)
-        license = config.push.license
-        write_card(fresh, "savedmodel", model, info, license=license, results=results)
+        write_card(
+            fresh,
+            "savedmodel",
+            model,
+            info,
+            title=config.push.name,
+            license=config.push.license,
+            results=results,
+        )
         path = shelf / str(_next_version(shelf))
         fresh.rename(path)
     finally:
@@ -97,17 +105,22 @@ def _next_version(shelf: pathlib.Path) -> int:
     return 1 + max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def _pushed(notes: pathlib.Path, what: str) -> pathlib.Path | None:
-    """Returns where a judged model was pushed to, if it is there still."""
-    before = _read_json(notes / PUSHED)
-    if before is None or before["judged"] != what:
-        return None
-    path = pathlib.Path(before["path"])
-    return path if path.exists() else None
+def _note(notes: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """Returns a path after writing it down."""
+    write_atomically(notes / PUSHED, json.dumps({"path": str(path)}).encode())
+    return path
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any] | None:
+def _before(shelf: pathlib.Path, what: str) -> pathlib.Path | None:
+    """Returns the version on the shelf that has the same verdict."""
+    for path in sorted(shelf.glob("*/" + BLESSING)):
+        if path.parent.name.isdecimal() and _read_json(path).get("judged") == what:
+            return path.parent
+    return None
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

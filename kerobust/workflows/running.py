@@ -50,12 +50,13 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
 
     Returns:
         Exit code: 0, 75 after a signal (the same command continues), or 1 if a model
-        was judged and is not blessed.
+        that was to be judged or pushed is not blessed.
     """
     ensure_logical_cpus(config.run.devices)  # Before a bundle starts TensorFlow.
     _require_start(config)
     if "push" in config.run.stages:
-        config.push.require(config.push.dir is not None, "dir", "must name a folder")
+        given, fix = config.push.dir is not None, "Add --push.dir=DIR."
+        config.push.require(given, "dir", "must name a folder for the stage push", fix)
     config = _with_its_shape(config)
     experiment = prepare(config)
     print(f"data: {experiment.source.summary()}", flush=True)
@@ -88,7 +89,7 @@ def _run_stages(experiment: Experiment) -> int:
         evaluate(experiment)
     blessed = validate(experiment) if "validate" in stages else True
     if "push" in stages:
-        push(experiment)
+        blessed = push(experiment) is not None
     return 0 if blessed else NOT_BLESSED
 
 
@@ -162,19 +163,19 @@ def _with_its_shape(config: ExperimentConfig) -> ExperimentConfig:
 def _require_images(experiment: Experiment) -> None:
     """Refuses data that a later stage could not use, before an earlier one starts."""
     config, stages = experiment.config, experiment.config.run.stages
-    size = training_images(experiment).size
     if "start" in stages:
-        config.start.steps(size)
+        config.start.steps(training_images(experiment).size)
     if "pretrain" in stages:
-        config.pretrain.steps(size)
+        config.pretrain.steps(training_images(experiment).size)
     if "finetune" in stages or "baselines" in stages:
         config.finetune.steps(experiment.labelled.size)
     if "evaluate" in stages:
         _require_labels(experiment, config.evaluate.split)
     if "perturb" in stages:
         for name in config.perturb.splits:
-            known = name in experiment.source.splits
-            config.perturb.require(known, "splits", "must name splits of the data")
+            splits = experiment.source.splits
+            expectation = f"must name splits of the data: {', '.join(splits)}"
+            config.perturb.require(name in splits, "splits", expectation)
 
 
 def _require_labels(experiment: Experiment, name: str) -> None:

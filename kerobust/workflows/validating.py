@@ -7,9 +7,7 @@ import pathlib
 from kerobust.batch_state import write_atomically
 from kerobust.config import UserError
 from kerobust.evaluation.blessing import bless
-from kerobust.models.bundle import MANIFEST
-from kerobust.models.foreign import is_foreign
-from kerobust.workflows.contenders import result_bundle
+from kerobust.workflows.contenders import provenance
 from kerobust.workflows.preparing import Experiment
 
 BLESSING = "blessing.json"
@@ -30,11 +28,17 @@ def validate(experiment: Experiment, folder: pathlib.Path | None = None) -> bool
     """
     config = experiment.config.validate
     found = read_results(experiment.workdir, "--run.workdir")
+    if found["about"] != provenance(experiment):
+        raise UserError(
+            "`--run.workdir` must hold the evaluation of this model on these data. "
+            f"Received: workdir={experiment.workdir}, whose report is about others. "
+            "Run the stage evaluate first."
+        )
     older = None
     if config.baseline is not None:
         older = read_results(pathlib.Path(config.baseline), "--validate.baseline")
     verdict = bless(found, config, older)
-    about = {"baseline": config.baseline, "judged": judged(experiment)}
+    about = {"baseline": config.baseline, "judged": judged(found)}
     text = json.dumps({**verdict, **about}, indent=1)
     write_atomically((folder or experiment.workdir) / BLESSING, text.encode())
     for check in verdict["checks"]:
@@ -44,15 +48,9 @@ def validate(experiment: Experiment, folder: pathlib.Path | None = None) -> bool
     return verdict["blessed"]
 
 
-def judged(experiment: Experiment) -> str:
-    """Returns the digest of the weights and of the evaluation that a verdict is on."""
-    digest = hashlib.sha256()
-    start = experiment.config.run.init_from
-    if start is None or not is_foreign(start):
-        digest.update((result_bundle(experiment) / MANIFEST).read_bytes())
-    found = read_results(experiment.workdir, "--run.workdir")
-    digest.update(json.dumps(found, sort_keys=True).encode())
-    return digest.hexdigest()
+def judged(found: dict) -> str:
+    """Returns the digest of an evaluation, which names model and data."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def read_results(workdir: pathlib.Path, flag: str) -> dict:
@@ -69,7 +67,8 @@ def read_results(workdir: pathlib.Path, flag: str) -> dict:
         report = json.loads((workdir / "report.json").read_text("utf-8"))
         name = report["rows"][0]["name"]
         path = results_folder(workdir, name) / "results.json"
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
+        return {**found, "about": dict(found["about"])}
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"`{flag}` must name a run folder with a finished evaluation. Received: "

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from kerobust import evaluate
+from kerobust.config import UserError
 from kerobust.data import DataConfig, load
 from kerobust.flags import USER_ERROR
 from kerobust.models import VisionTransformer, load_bundle, save_bundle
@@ -78,6 +79,66 @@ def test_attacked_images_are_read_when_they_are_there(copied, bundle, monkeypatc
         run(copied, "perturb", bundle, "--perturb.steps=3")
 
 
+def test_an_interrupted_rewrite_is_not_taken_for_the_old_images(
+    copied, bundle, monkeypatch
+):
+    def die(*arguments, **options):
+        raise KeyboardInterrupt
+
+    folder = copied / "adversarial"
+    before = load(DataConfig(name=f"examples:{folder}")).digest
+    with monkeypatch.context() as patch:
+        patch.setattr("kerobust.data.examples._write_schema", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(copied, "perturb", bundle, "--perturb.attack=fgsm")
+    with pytest.raises(UserError, match="`--data.name` must name a folder with"):
+        load(DataConfig(name=f"examples:{folder}"))
+
+    assert run(copied, "perturb", bundle) == 0
+
+    assert load(DataConfig(name=f"examples:{folder}")).digest == before
+
+
+def test_images_without_a_label_leave_what_the_model_says(bundle, tmp_path):
+    images = load(DataConfig()).splits["test"].arrays()[0][:40]
+    np.savez(tmp_path / "bare.npz", images=images)
+    data = f"--data.name=npz:{tmp_path / 'bare.npz'}"
+
+    code = run(tmp_path / "run", "perturb", bundle, data, "--perturb.splits=train")
+
+    found = json.loads((tmp_path / "run/adversarial/perturb.json").read_text())
+    assert code == 0
+    assert found["splits"]["train"]["clean"] == 1.0
+    assert found["splits"]["train"]["adversarial"] < 0.9
+
+
+def test_labels_that_the_model_does_not_know_are_refused(bundle, tmp_path, capsys):
+    images, labels = load(DataConfig()).splits["test"].arrays()
+    labels = np.where(np.arange(len(labels)) % 2, labels, 11)
+    np.savez(tmp_path / "more.npz", images=images, labels=labels)
+    data = f"--data.name=npz:{tmp_path / 'more.npz'}"
+
+    assert run(tmp_path / "run", "perturb", bundle, data) == USER_ERROR
+
+    assert "a model of 10 classes and label 11" in capsys.readouterr().err
+
+
+def test_a_model_of_another_program_is_attacked_by_its_files(tmp_path):
+    folders = []
+    for seed in (0, 1):
+        tf.keras.utils.set_random_seed(seed)
+        layers = tf.keras.layers
+        flat = layers.Flatten(input_shape=(8, 8, 3))
+        network = tf.keras.Sequential([flat, layers.Dense(10)])
+        network.export(tmp_path / f"model{seed}")
+        given = (tmp_path / "run", "perturb", tmp_path / f"model{seed}")
+        assert run(*given) == 0
+        report = tmp_path / "run" / "adversarial" / "perturb.json"
+        folders.append(json.loads(report.read_text()))
+
+    assert folders[0]["digest"] != folders[1]["digest"]
+
+
 def test_a_blessed_model_is_pushed_once(copied, bundle, tmp_path, capsys):
     push = (f"--push.dir={tmp_path / 'shelf'}", "--push.name=probe")
 
@@ -94,7 +155,7 @@ def test_a_blessed_model_is_pushed_once(copied, bundle, tmp_path, capsys):
     np.testing.assert_allclose(served(images)["logits"], expected, atol=1e-5)
     np.testing.assert_array_equal(load_bundle(version / "bundle")(images), expected)
     card = (version / "README.md").read_text()
-    assert "fgsm, linf 0.05, 60 images" in card
+    assert "fgsm, linf 0.05, 60 images" in card and "\n# probe\n" in card
     assert json.loads((version / "blessing.json").read_text())["blessed"]
 
 
@@ -119,15 +180,35 @@ def test_a_model_below_its_limits_is_not_pushed(copied, bundle, tmp_path, capsys
     assert "not pushed" in said and not (tmp_path / "shelf").exists()
 
 
-def test_a_blessing_holds_for_the_model_that_was_judged(copied, bundle, tmp_path):
-    assert run(copied, "validate", bundle) == 0
+def test_what_was_pushed_is_found_on_the_shelf_itself(copied, bundle, tmp_path):
+    push = f"--push.dir={tmp_path / 'shelf'}"
+    assert run(copied, "validate,push", bundle, push) == 0
+    (copied / "pushed.json").unlink()  # As if killed before the note.
+
+    assert run(copied, "push", bundle, push) == 0
+
+    assert [path.name for path in (tmp_path / "shelf" / "model").iterdir()] == ["1"]
+
+
+def test_a_verdict_is_on_what_was_evaluated(copied, bundle, tmp_path, capsys):
     other = load_bundle(bundle)
     other.head.dense.kernel.assign_add(tf.ones_like(other.head.dense.kernel))
     save_bundle(other, tmp_path / "other", {})
 
-    run(copied, "push", tmp_path / "other", f"--push.dir={tmp_path / 'shelf'}")
+    code = run(copied, "validate", tmp_path / "other")
 
-    assert not (tmp_path / "shelf").exists()
+    assert code == USER_ERROR
+    assert "whose report is about others" in capsys.readouterr().err
+
+
+def test_a_new_evaluation_needs_a_new_verdict(copied, bundle, tmp_path, capsys):
+    assert run(copied, "validate", bundle) == 0
+    more = ("--evaluate.limit=61", f"--push.dir={tmp_path / 'shelf'}")
+
+    code = run(copied, "evaluate,push", bundle, *more)
+
+    assert code == 1 and not (tmp_path / "shelf").exists()
+    assert "has no blessing" in capsys.readouterr().out
 
 
 def test_the_baseline_is_another_run(copied, evaluated, bundle, capsys):
@@ -141,6 +222,7 @@ def test_the_baseline_is_another_run(copied, evaluated, bundle, capsys):
         ("validate", (), "`--run.workdir` must name a run folder with a finished"),
         ("push", (), "`--push.dir` must name a folder"),
         ("perturb", ("--perturb.splits=tests",), "`--perturb.splits` must be one of"),
+        ("perturb", ("--perturb.splits=",), "`--perturb.splits` must name a split"),
         ("push", ("--push.name=a/b",), "`--push.name` must be letters"),
     ],
 )

@@ -1,11 +1,16 @@
 """What runs, what is reused and why, and what a failure leaves behind."""
 
 import json
+import os
 
+import numpy as np
 import pytest
 
+from kerobust.components.example_gen import ExampleGen
 from kerobust.components.local_runner import LocalRunner
+from kerobust.components.pipelines import Node, Pipeline
 from kerobust.components.store import Store
+from kerobust.experiment import ExperimentConfig
 from tests.components import fakes
 from tests.components.fakes import CALLS, PIPELINE, config
 
@@ -125,7 +130,7 @@ def test_an_executor_that_writes_nothing_has_not_finished(run, monkeypatch):
         run()
 
 
-def test_the_baseline_is_the_last_blessed_other_report(run):
+def test_the_baseline_is_the_last_blessed_older_report(run):
     def verdict(**changes):
         (blessing,) = run(**changes)[1].outputs["blessing"]
         return json.loads((blessing.uri / "blessing.json").read_text())
@@ -137,6 +142,46 @@ def test_the_baseline_is_the_last_blessed_other_report(run):
     assert not verdict(steps=2, seed=3)["blessed"]
     third = verdict(steps=7, seed=3)
 
-    # Not the second one, which was not blessed; and no report is its own baseline.
+    # Not the second one, which was not blessed.
     assert third == {"blessed": True, "baseline": [report(steps=5, seed=3)]}
-    assert all(result.cached for result in run(steps=7, seed=3))
+    # Older ones do not meet younger ones, so going back and forth runs nothing.
+    for steps in (5, 2, 7):
+        assert all(result.cached for result in run(steps=steps, seed=3))
+
+
+def test_a_lost_verdict_is_no_obstacle(run):
+    (blessing,) = run(steps=5, seed=3)[1].outputs["blessing"]
+    (blessing.uri / "blessing.json").unlink()
+
+    _, judge = run(steps=6, seed=3)
+
+    (found,) = judge.outputs["blessing"]
+    assert json.loads((found.uri / "blessing.json").read_text())["baseline"] == []
+
+
+def test_a_file_that_a_flag_names_counts_by_its_content(tmp_path):
+    path, runner = tmp_path / "data.npz", LocalRunner(tmp_path / "root")
+    source = Pipeline("source", (Node(ExampleGen),))
+    default = ExperimentConfig()
+    config = ExperimentConfig(data=default.data.replace(name=f"npz:{path}"))
+    images = np.random.default_rng(0).integers(0, 256, [40, 4, 4, 3]).astype(np.uint8)
+
+    def run(images):
+        np.savez(path, images=images, labels=np.arange(40) % 2)
+        os.utime(path, (0, images[0, 0, 0, 0]))
+        return runner.run(source, config)[0]
+
+    first, second, third = run(images), run(images), run(255 - images)
+
+    assert (first.cached, second.cached, third.cached) == (False, True, False)
+    assert third.reason == "input data.name is another one"
+
+
+def test_examples_whose_records_are_gone_are_made_again(tmp_path):
+    runner = LocalRunner(tmp_path)
+    source = Pipeline("source", (Node(ExampleGen),))
+    (examples,) = runner.run(source, ExperimentConfig())[0].outputs["examples"]
+    next(examples.uri.glob("Split-test/*")).unlink()
+
+    assert not runner.run(source, ExperimentConfig())[0].cached
+    assert runner.run(source, ExperimentConfig())[0].cached

@@ -122,7 +122,25 @@ def test_a_dry_run_shows_the_graph_and_writes_nothing(tmp_path, capsys):
     assert run.main(flags(tmp_path, "--dry_run")) == 0
 
     assert "[probe] {'examples': 'example_gen.examples'" in capsys.readouterr().out
-    assert not (tmp_path / "shelf").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method=dverge"], "`--method` must be one of"),
+        (["--push.dir="], "`--push.dir` must name a folder for the component push"),
+        (
+            ["--pipeline=deacl", "--method=deacl", "--run.init_from=x"],
+            "`--run.init_from` must be empty for the pipeline deacl",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_pipeline_is_refused_at_once(
+    tmp_path, capsys, more, message
+):
+    assert run.main(flags(tmp_path, *more)) == USER_ERROR
+    assert message in capsys.readouterr().err
 
 
 def test_nocache_is_the_short_form_of_its_flag(tmp_path, capsys, monkeypatch):

@@ -63,4 +63,4 @@ def test_a_folder_that_nothing_made_is_named(blessing, capsys):
     path = blessing.uri.parents[2] / "validate"
 
     assert trace.main(["trace", str(path)]) == USER_ERROR
-    assert "which" in capsys.readouterr().err
+    assert "metadata.sqlite does not know" in capsys.readouterr().err

@@ -147,9 +147,10 @@ def test_what_is_damaged_is_refused(tmp_path, how, words):
     write_examples(source(bytes_images()), tmp_path)
     damage(tmp_path, how)
 
-    with pytest.raises(UserError, match=f"`--data.name` {words}|{words}") as caught:
+    with pytest.raises(UserError, match="`--data.name` must") as caught:
         read(tmp_path)
 
+    assert words in str(caught.value)
     assert f"Received: name=examples:{tmp_path}" in str(caught.value)
 
 

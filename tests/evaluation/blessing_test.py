@@ -5,6 +5,9 @@ import pytest
 
 from kerobust.evaluation.blessing import ValidateConfig, bless
 
+THREAT = {"epsilon": 0.1, "norm": "linf"}
+SETTINGS = {"attacks": ["pgd"], "steps": 20, "restarts": 2, "seed": 0}
+SETTINGS |= {"diagnose": True, "batch_size": 64}
 FINDING = {"code": "zero-gradients", "severity": "warning"}
 
 
@@ -14,9 +17,11 @@ def results(clean: int, worst: int, **changes) -> dict:
     def first(count):
         return [1] * count + [0] * (100 - count)
 
-    examples = {"ids": list(range(100)), "clean": first(clean), "worst": first(worst)}
-    found = {"examples": examples, "findings": [], "settings": {"steps": 20}}
-    return found | {"threat": {"epsilon": 0.1, "norm": "linf"}} | changes
+    examples = {"ids": list(range(100)), "labels": [0] * 100}
+    examples |= {"clean": first(clean), "worst": first(worst)}
+    found = {"examples": examples, "findings": [], "settings": SETTINGS}
+    about = {"model": "m", "data": "d"}
+    return found | {"threat": THREAT, "about": about} | changes
 
 
 def checks(verdict: dict) -> dict[str, bool | None]:
@@ -77,8 +82,10 @@ def test_neither_accuracy_may_fall_far_below_the_baseline(clean, worst, passed):
     ("change", "words"),
     [
         ({"threat": {"epsilon": 0.2, "norm": "linf"}}, "other threat"),
-        ({"settings": {"steps": 10}}, "other settings"),
+        ({"settings": {**SETTINGS, "steps": 10}}, "other attacks"),
+        ({"about": {"model": "m", "data": "other"}}, "other images"),
         ({"examples": {**results(1, 1)["examples"], "ids": [0] * 100}}, "other images"),
+        ({"examples": {**results(1, 1)["examples"], "labels": [1] * 100}}, "other im"),
     ],
 )
 def test_what_was_measured_otherwise_is_not_compared(change, words):
@@ -87,6 +94,27 @@ def test_what_was_measured_otherwise_is_not_compared(change, words):
     assert verdict["blessed"]
     assert [check["passed"] for check in verdict["checks"]] == [True, None, None]
     assert all(words in check["found"] for check in verdict["checks"][1:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": {**SETTINGS, "batch_size": 1}},
+        {"about": {"model": "older", "data": "d"}},
+    ],
+)
+def test_what_changes_no_result_does_not_hinder_a_comparison(change):
+    verdict = bless(results(10, 5), ValidateConfig(), results(90, 50, **change))
+
+    assert not verdict["blessed"]
+
+
+def test_signs_that_nobody_looked_for_are_not_called_absent():
+    found = results(90, 50, settings={**SETTINGS, "diagnose": False})
+
+    (check,) = bless(found, ValidateConfig())["checks"]
+
+    assert check["passed"] is None and "not looked for" in check["found"]
 
 
 def test_the_interval_is_that_of_paired_images():

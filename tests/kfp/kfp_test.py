@@ -30,7 +30,9 @@ def flags(folder, name, *more) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(PIPELINES))
 def test_every_pipeline_compiles_with_its_components_and_flags(tmp_path, name):
-    code = engine.main(flags(tmp_path, name, "--kfp.image=registry/kerobust:1"))
+    method = f"--method={PIPELINES[name].methods[0]}"
+    image = "--kfp.image=registry/kerobust:1"
+    code = engine.main(flags(tmp_path, name, image, method))
 
     (document,) = yaml.safe_load_all((tmp_path / "made.yaml").read_text())
     tasks = document["root"]["dag"]["tasks"]

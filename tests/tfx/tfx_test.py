@@ -22,7 +22,9 @@ CACHED = 5  # ml_metadata.proto.Execution.CACHED
 
 @pytest.mark.parametrize("name", sorted(PIPELINES))
 def test_every_pipeline_becomes_one_of_tfx(tmp_path, name):
-    made = tfx_pipeline(PIPELINES[name], PipelineSettings(), tmp_path)
+    push = PipelineSettings().push.replace(dir="shelf")
+    config = PipelineSettings(method=PIPELINES[name].methods[0], push=push)
+    made = tfx_pipeline(PIPELINES[name], config, tmp_path)
 
     nodes = PIPELINES[name].nodes
     assert [each.id for each in made.components] == [node.name for node in nodes]
