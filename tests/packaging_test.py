@@ -180,6 +180,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     sources = {
         path.relative_to(ROOT).as_posix() for path in ROOT.glob("kerobust/**/*.py")
     }
+    sources |= {
+        f"kerobust/{path.relative_to(ROOT).as_posix()}"
+        for path in ROOT.glob("components/**/*.py")
+    }
     assert sources <= set(names)
     roots = {name.split("/")[0] for name in names}
     assert {root for root in roots if not root.endswith(".dist-info")} == {"kerobust"}
