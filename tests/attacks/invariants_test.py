@@ -62,7 +62,15 @@ SHAPE = {each: SHAPES[(i + i // 3) % 3] for i, each in enumerate(SWEEP)}
 # One norm, so one compiled attack, per attack; the tests of unions have their own.
 ONCE = [*{name: (name, norm) for name, norm in SWEEP if norm != "union"}.values()]
 
-sweep = pytest.mark.parametrize(("name", "norm"), SWEEP)
+# They differ from pgd by nothing that depends on the norm.
+REPEATS = {(name, norm) for name in ("momentum_pgd", "decaying_pgd") for norm in NORMS}
+sweep = pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        pytest.param(*each, marks=[pytest.mark.slow] * (each in REPEATS))
+        for each in SWEEP
+    ],
+)
 once = pytest.mark.parametrize(("name", "norm"), ONCE)
 
 

@@ -74,7 +74,9 @@ def test_models_of_others_are_not_trained(network, tmp_path, capsys):
     code = run(tmp_path, tmp_path / "model.keras", "--run.stages=finetune,evaluate")
 
     outcome = code, capsys.readouterr().err
-    assert_refused(outcome, "`--run.init_from`", "evaluate alone", "finetune,evaluate")
+    assert_refused(
+        outcome, "`--run.init_from`", "evaluate and validate only", "finetune,evaluate"
+    )
 
 
 def test_a_missing_file_is_named(tmp_path, capsys):

@@ -123,6 +123,7 @@ def test_labels_that_the_model_does_not_know_are_refused(bundle, tmp_path, capsy
     assert "a model of 10 classes and label 11" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_of_another_program_is_attacked_by_its_files(tmp_path):
     folders = []
     for seed in (0, 1):
