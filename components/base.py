@@ -92,7 +92,7 @@ class Component:
             for name in _PATHS
             if given.get(name)
         }
-        kind, _, path = given.get("data.name", "").partition(":")
+        _, _, path = given.get("data.name", "").partition(":")
         if path:
             found["data.name"] = [_listing_digest(pathlib.Path(path).expanduser())]
         return found
@@ -102,6 +102,11 @@ class Component:
         """Returns the flags that do not, name -> text."""
         given = _chosen(config, cls.SPEC.OPERATION)
         return {name: given[name] for name in given if name not in _DECIDED}
+
+    @classmethod
+    def properties(cls, config: ExperimentConfig) -> dict[str, str]:
+        """Returns the properties of an execution: `operation` and `parameters`."""
+        return {**cls.operation(config), **cls.parameters(config)}
 
     @classmethod
     def check_inputs(cls, inputs: Artifacts) -> None:

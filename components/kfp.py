@@ -36,14 +36,10 @@ def kfp_pipeline(pipeline: Pipeline, config: ExperimentConfig, image: str) -> An
     def graph():
         tasks: dict[str, Any] = {}
         for node in pipeline.nodes:
-            component = node.component
-            given = {**component.operation(config), **component.parameters(config)}
-            connected = {}
-            for name, source in node.inputs.items():
-                maker, output = source.split(".")
-                connected[name] = tasks[maker].outputs[output]
             tasks[node.name] = steps[node.name](
-                kind=component.__name__, flags=json.dumps(given), **connected
+                kind=node.component.__name__,
+                flags=json.dumps(node.component.properties(config)),
+                **node.connected(tasks),
             )
 
     return dsl.pipeline(graph, name=f"kerobust-{pipeline.name}")

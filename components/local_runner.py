@@ -12,7 +12,7 @@ from kerobust.experiment import ExperimentConfig
 from .artifacts import RobustnessReport
 from .base import Artifacts
 from .pipelines import Node, Pipeline, prepared
-from .store import Key, Store
+from .store import DATABASE, Key, Store
 
 
 class NodeResult(NamedTuple):
@@ -43,13 +43,13 @@ class LocalRunner:
     execution is complete.
 
     Args:
-        root: Folder of the artifacts; the store is `metadata.sqlite` in it.
+        root: Folder of the artifacts; the store is `DATABASE` in it.
         caching: Whether finished executions are reused.
     """
 
     def __init__(self, root: pathlib.Path, caching: bool = True):
         self.root = root.absolute()
-        self.store = Store(self.root / "metadata.sqlite")
+        self.store = Store(self.root / DATABASE)
         self.caching = caching
 
     def run(self, pipeline: Pipeline, config: ExperimentConfig) -> list[NodeResult]:
@@ -107,9 +107,8 @@ class LocalRunner:
         component, started = node.component, time.perf_counter()
         outputs = self._outputs(component, key)
         execution = self.store.begin(key, pipeline, inputs)
-        properties = {**component.operation(config), **key.parameters}
         try:
-            component.EXECUTOR().Do(inputs, outputs, properties)
+            component.EXECUTOR().Do(inputs, outputs, component.properties(config))
             self.store.complete(execution, outputs)
         except BaseException as error:
             self.store.fail(execution, f"{type(error).__name__}: {error}")

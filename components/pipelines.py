@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from kerobust.config import UserError, check_name
 from kerobust.experiment import ExperimentConfig
@@ -34,6 +35,15 @@ class Node:
     def name(self) -> str:
         """Name of the component."""
         return self.component.NAME
+
+    def connected(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns input -> `outputs[...]` of the step of another engine that makes it.
+
+        Args:
+            made: Name of a node -> its step.
+        """
+        parts = {name: source.split(".") for name, source in self.inputs.items()}
+        return {name: made[step].outputs[out] for name, (step, out) in parts.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,8 @@ from kerobust.config import UserError
 from .artifacts import ARTIFACTS, Artifact
 from .base import Artifacts
 
+DATABASE = "metadata.sqlite"  # In the folder of the pipelines.
+
 
 class Key(NamedTuple):
     """What decides the outputs of an execution.

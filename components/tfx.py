@@ -35,13 +35,8 @@ def tfx_pipeline(pipeline: Pipeline, config: ExperimentConfig, root: pathlib.Pat
     config = prepared(pipeline, config)
     made: dict[str, Any] = {}
     for node in pipeline.nodes:
-        component = node.component
-        given = {**component.operation(config), **component.parameters(config)}
-        channels = {}
-        for name, source in node.inputs.items():
-            maker, output = source.split(".")
-            channels[name] = made[maker].outputs[output]
-        made[node.name] = tfx_component(node, channels, json.dumps(given))
+        given = json.dumps(node.component.properties(config))
+        made[node.name] = tfx_component(node, node.connected(made), given)
     root.mkdir(parents=True, exist_ok=True)
     return TfxPipeline(
         pipeline_name=f"kerobust-{pipeline.name}",

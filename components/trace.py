@@ -9,9 +9,7 @@ from kerobust.config import UserError
 from kerobust.experiment import ExperimentConfig
 
 from .artifacts import Artifact
-from .store import Store
-
-DATABASE = "metadata.sqlite"
+from .store import DATABASE, Store
 
 
 def lines(

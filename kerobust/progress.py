@@ -1,5 +1,6 @@
 """How far long work has come, and how long the rest will take."""
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -40,3 +41,12 @@ def minutes(seconds: float) -> str:
     """Returns seconds as minutes and seconds, 75 as 1:15."""
     whole = max(0, round(seconds))
     return f"{whole // 60}:{whole % 60:02d}"
+
+
+def terminal_line() -> Callable[[str], None] | None:
+    """Returns what rewrites one line of the terminal; None if nobody looks at one."""
+    return _rewrite if sys.stdout.isatty() else None
+
+
+def _rewrite(text: str) -> None:
+    print(f"\r{text:<78}", end="", flush=True)

@@ -51,6 +51,7 @@ def write_card(
         results: What was measured, from `results_of`.
     """
     flags, origin = info.get("flags"), dict(info.get("origin", {}))
+    data = (flags or {}).get("data.name", "")  # "kind:path" says nothing to others.
     classifier = isinstance(model, Classifier | Ensemble)
     text = model_card(
         title or folder.absolute().name,
@@ -61,10 +62,7 @@ def write_card(
         provenance=origin or {"source": "trained by this library"},
         flags=flags,
         results=results,
-        # A path on this machine says nothing to others.
-        datasets=[
-            x for x in [(flags or {}).get("data.name", "")] if x and ":" not in x
-        ],
+        datasets=[data] if data and ":" not in data else (),
         license=license,
         library=_LIBRARIES.get(format, "kerobust"),
         task="image-classification" if classifier else "image-feature-extraction",

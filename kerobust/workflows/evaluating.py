@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import sys
 
 import tensorflow as tf
 
@@ -17,6 +16,7 @@ from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
+from kerobust.progress import terminal_line
 from kerobust.workflows.contenders import (
     Contender,
     contenders,
@@ -41,12 +41,13 @@ def evaluate(experiment: Experiment) -> dict:
     about: dict[str, Contender] = {}
     known: list = []
     split = experiment.source.splits[config.evaluate.split]
+    origin = provenance(experiment)
     for contender in contenders(experiment):
         name = contender.name
         folder = results_folder(workdir, name)
         print(f"evaluate: {name}", flush=True)
         model = _into_equal(known, contender.model)
-        progress = _line if sys.stdout.isatty() else None
+        progress = terminal_line()
         results[name] = evaluator(
             model,
             split,
@@ -56,7 +57,7 @@ def evaluate(experiment: Experiment) -> dict:
         )
         about[name] = contender
         study.examine(name, model, split, folder, progress)
-        _write_results(experiment, name, folder, results[name])
+        _write_results(experiment, name, folder, results[name], origin)
     content = _report(experiment, results, about)
     study.add_to(content, workdir / "evaluate" / "tensorboard")
     _publish(workdir, content)
@@ -117,9 +118,9 @@ def _publish(workdir, content: dict) -> None:
     print(f"\nreport: {paths['html']}\ncurves: tensorboard --logdir {workdir}")
 
 
-def _write_results(experiment: Experiment, name: str, folder, result: Evaluation):
+def _write_results(experiment, name: str, folder, result: Evaluation, origin: dict):
     """Writes what was found about one network into its folder."""
-    found = {"results": {**result.to_dict(), "about": provenance(experiment)}}
+    found = {"results": {**result.to_dict(), "about": origin}}
     for suite, report in result.suites.items():
         if report.suite["version"] != "custom":
             about = {"name": name, "dataset": experiment.source.name}
@@ -186,7 +187,3 @@ def _report(experiment: Experiment, results: dict, about: dict) -> dict:
         "pictures": {first: results[first].pictures},
         "notes": doubts,
     }
-
-
-def _line(text: str) -> None:
-    print(f"\r{text:<78}", end="", flush=True)

@@ -4,7 +4,6 @@ import functools
 import json
 import pathlib
 import shutil
-import sys
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +16,7 @@ from kerobust.config import UserError
 from kerobust.data.examples import FILE, write_examples
 from kerobust.data.splits import UNLABELLED
 from kerobust.experiment import ExperimentConfig
-from kerobust.progress import Clock
+from kerobust.progress import Clock, terminal_line
 from kerobust.randomness import example_keys
 from kerobust.workflows.contenders import contenders, provenance
 from kerobust.workflows.preparing import Experiment
@@ -79,7 +78,7 @@ class _Perturbation:
         self._folder = state
         self._some = source.splits[self._config.splits[0]].thinned(8)
         work = sum(source.splits[name].size for name in self._config.splits)
-        self._clock = Clock(work, _line if sys.stdout.isatty() else None)
+        self._clock = Clock(work, terminal_line())
         self._right: dict[str, list[np.ndarray]] = {}
 
     def is_done(self, folder: pathlib.Path) -> bool:
@@ -138,7 +137,3 @@ def make_attack(config: ExperimentConfig):
     chosen, threat = config.perturb, config.attack
     steps = {} if chosen.attack == "fgsm" else {"steps": chosen.steps}
     return ATTACKS[chosen.attack](threat.epsilon, norm=threat.norm, **steps)
-
-
-def _line(text: str) -> None:
-    print(f"\r{text:<78}", end="", flush=True)

@@ -55,7 +55,7 @@ def push(
         print(f"pushed before: {path}", flush=True)
         return _note(notes, path)
     try:
-        path = _write(experiment, blessing, shelf)
+        path = _write(experiment, found, blessing, shelf)
     except OSError as error:
         raise UserError(
             "`--push.dir` must be a folder that can be written. Received: "
@@ -65,7 +65,9 @@ def push(
     return _note(notes, path)
 
 
-def _write(experiment: Experiment, verdict: pathlib.Path, shelf: pathlib.Path):
+def _write(
+    experiment: Experiment, found: dict, verdict: pathlib.Path, shelf: pathlib.Path
+) -> pathlib.Path:
     """Returns the folder of the new version."""
     bundle = result_bundle(experiment)
     models, info = load_bundle(bundle), read_info(bundle)
@@ -79,7 +81,6 @@ def _write(experiment: Experiment, verdict: pathlib.Path, shelf: pathlib.Path):
         export(model, fresh, "savedmodel", info)
         save_bundle(models, fresh / "bundle", info)
         shutil.copy(verdict, fresh / BLESSING)
-        found = read_results(experiment.workdir, "--run.workdir")
         config, source = experiment.config, experiment.source
         name = source.report.get("examples of", source.name)
         results = results_of(found, name, config.evaluate.split, config.evaluate.seed)
