@@ -145,14 +145,6 @@ class ExperimentConfig:
                 f"trains classifiers. Received: method={self.method}, stages="
                 f"{','.join(self.run.stages)}. Use start,pretrain,evaluate."
             )
-        for section in ("start", "pretrain", "finetune"):
-            settings = getattr(self, section)
-            if settings.batch_size % self.run.devices:
-                raise UserError(
-                    f"`{settings.flag('batch_size')}` must be a multiple of "
-                    f"`--run.devices` ({self.run.devices}), so that every device gets "
-                    f"a share. Received: batch_size={settings.batch_size}."
-                )
 
     def to_flags(self) -> dict[str, str]:
         """Returns every setting as flag name (without dashes) -> text."""

@@ -16,6 +16,7 @@ FOUNDATION = {
         "randomness",
         "patches",
         "distribute",
+        "workers",
         "config",
         "batch_state",
         "progress",

@@ -16,6 +16,7 @@ from kerobust.attacks.differentiation import differentiate
 from kerobust.attacks.objectives import CrossEntropy, LogitObjective, as_objective
 from kerobust.attacks.tracing import traced
 from kerobust.attacks.weak import WeakIdentityCache
+from kerobust.distribute import over_replicas, sharing_replicas
 from kerobust.randomness import example_keys, fold_in
 from kerobust.types import AttackInfo
 
@@ -37,9 +38,10 @@ class Attack(tf.keras.layers.Layer):
     With `keys` an example's result depends neither on its batch mates nor their order.
 
     Call it in eager code, in a `train_step` before the tape, or in a functional model;
-    to save a model with its victim use `Attacked`. It compiles once per victim (by
-    identity), image shape and target structure; a lambda built anew for each call
-    compiles each time.
+    to save a model with its victim use `Attacked`. Called eagerly in the scope of a
+    `MirroredStrategy` it shares the rows out over the replicas. It compiles once per
+    victim (by identity), image shape and target structure; a lambda built anew for each
+    call compiles each time.
 
     Args:
         epsilon: Radius of the ball, pixel units of images in [0, 1].
@@ -245,7 +247,8 @@ class Attack(tf.keras.layers.Layer):
             self._objectives_seen += 1
             self._warn_of_retracing()
         signature = tf.nest.map_structure(any_batch, arguments)
-        key = repr((signature, return_info, self.get_config()))
+        replicas = sharing_replicas(arguments[0].shape[0])
+        key = repr((signature, return_info, replicas, self.get_config()))
         if key not in functions:
             alive = weakref.ref(objective)
 
@@ -253,7 +256,8 @@ class Attack(tf.keras.layers.Layer):
                 given = (images, targets, epsilon, step_size, keys)
                 return self._run(alive(), return_info, *given)
 
-            functions[key] = traced(run, signature)
+            shared = run if replicas == 1 else over_replicas(run)
+            functions[key] = traced(shared, signature)
         return functions[key]
 
     def _warn_of_retracing(self):

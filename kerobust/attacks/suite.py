@@ -15,6 +15,7 @@ from kerobust.attacks.masking.findings import Finding, MaskingError
 from kerobust.attacks.suite_report import AutoAttackReport, assemble
 from kerobust.attacks.victim import Victim
 from kerobust.batch_state import BatchState, array_digest, weights_digest
+from kerobust.distribute import workers
 from kerobust.progress import Clock
 
 _PROBE = 8  # Examples whose logits tell models apart.
@@ -25,7 +26,9 @@ class Suite:
 
     Every attempt tries what the earlier ones left standing, and every success is seen
     again in a forward of its own. Randomness belongs to the example: neither the batch
-    size nor the order of examples nor interruptions change a result.
+    size nor the order of examples nor interruptions change a result. Workers (see
+    `kerobust.distribute.start`) share the batches, replicas of a strategy in whose
+    scope the suite is called share the rows of a batch; all workers get the report.
 
     Args:
         epsilon: Radius of the attempts' ball.
@@ -96,9 +99,10 @@ class Suite:
             if diagnose and not index:
                 findings += self._diagnose(model, images, labels, strict)
             run.batch(index, images, labels, -(-rows // batch_size) if rows else None)
-        if not run.found:
+        found = workers().collect(run.found)
+        if not found:
             raise ValueError("`images` must hold an example. Received: none at all.")
-        report = assemble(self, run.attempts, run.found, findings)
+        report = assemble(self, run.attempts, found, findings)
         serious = [each for each in report.findings if each.severity != "info"]
         if strict and serious:
             raise MaskingError(serious)
@@ -131,7 +135,7 @@ class _Run:
         self._rows = 0
 
     def batch(self, index: int, images, labels, batches: int | None) -> None:
-        """Attacks one batch, unless its results are kept already."""
+        """Attacks one batch, unless another worker does or its results are kept."""
         clean = self.victim.logits(images).numpy()
         if labels.max() >= clean.shape[1]:
             raise ValueError(
@@ -142,6 +146,8 @@ class _Run:
             self._begin(clean, batches)
         ids = np.arange(self._rows, self._rows + len(labels))
         self._rows += len(labels)
+        if not workers().mine(index):
+            return
         where = f"batch {index + 1}" + (f" of {batches}" if batches else "")
 
         def done(attempt, standing):
@@ -163,9 +169,11 @@ class _Run:
         identity = self._identity(clean.shape[1])
         # What a random model says tells it from others as little as from itself.
         probe = clean[:_PROBE] if self.suite.draws == 1 else np.zeros([1, 1])
-        self._state = BatchState(self.state_dir, identity, probe, self.say)
+        given = (self.state_dir, identity, probe, self.say)
+        self._state = workers().in_turn(lambda: BatchState(*given))
         self._work = sum(attempt.cost for attempt in self.attempts)
-        self._clock = Clock(self._work * (batches or 1), self.say)
+        shares = sum(map(workers().mine, range(batches or 1)))
+        self._clock = Clock(self._work * shares, self.say)
 
     def _attack(self, images, labels, ids, clean, done) -> dict[str, np.ndarray]:
         suite = self.suite

@@ -12,6 +12,7 @@ from kerobust.attacks.objectives import LogitObjective, Objective, infer
 from kerobust.attacks.stochastic import Averaged
 from kerobust.attacks.tracing import traced
 from kerobust.config import UserError
+from kerobust.distribute import over_replicas, sharing_replicas
 
 Kind = Callable[[Any], Objective]  # Of a victim, such as a class of objectives.
 
@@ -32,7 +33,7 @@ class Victim:
         self.draws = draws
         self._counts = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in "fb"]
         self._objectives: dict[Kind, Objective] = {}
-        self._functions: dict[tuple[str, tf.TensorSpec], Callable] = {}
+        self._functions: dict[tuple[str, tf.TensorSpec, int], Callable] = {}
 
     def __call__(self, images: tf.Tensor):
         """Returns the outputs on images float32 [B, H, W, C]; for graphs too.
@@ -126,10 +127,12 @@ class Victim:
     def _compiled(self, name: str, function: Callable, images):
         """Returns `function(images)` from one graph for all batch sizes."""
         images = tf.convert_to_tensor(images)
-        kind = any_batch(images)
-        if (name, kind) not in self._functions:
-            self._functions[name, kind] = traced(function, [kind])
-        return self._functions[name, kind](images)
+        kind, replicas = any_batch(images), sharing_replicas(images.shape[0])
+        key = (name, kind, replicas)
+        if key not in self._functions:
+            shared = function if replicas == 1 else over_replicas(function)
+            self._functions[key] = traced(shared, [kind])
+        return self._functions[key](images)
 
     def _mean_logits(self, images):
         if self.draws == 1:

@@ -28,6 +28,7 @@ def training_batches(
     augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = identity,
     views: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None,
     partners: bool = False,
+    shares: tuple[range, int] = (range(1), 1),
 ) -> tf.data.Dataset:
     """Returns the batches of steps `start_step` to `steps - 1`.
 
@@ -47,6 +48,9 @@ def training_batches(
             whose first dimension is B; None = none.
         partners: Whether each batch has a second one beside it, from an order and
             with augmentations of its own, as "partners" float32 [B, H, W, 3].
+        shares: (own, count): every batch is cut into `count` shares of consecutive
+            rows, and those whose numbers are in `own` are given, one after the other;
+            nothing is read for the others. See `Workers.shares`.
 
     Returns:
         Dataset of {"images": float32 [B, H, W, 3] in [0, 1], "labels": int32 [B],
@@ -60,7 +64,8 @@ def training_batches(
             f"`batch_size` must be at least 1 and at most the number of training "
             f"images, {split.size}. Received: batch_size={batch_size}."
         )
-    per_epoch = split.size // batch_size
+    own, count = shares
+    per_epoch, rows = split.size // batch_size, batch_size // count
     first_epoch = start_step // per_epoch
     ids = _on_cpu(split.ids)
 
@@ -72,14 +77,17 @@ def training_batches(
         for word in words:
             order = tf.bitcast(fold_in(keys, word), tf.int64)
             order = tf.argsort(order, stable=True)[: per_epoch * batch_size]
-            orders.append(tf.reshape(order, [per_epoch, 1, batch_size]))
-        positions = tf.data.Dataset.from_tensor_slices(tf.concat(orders, axis=1))
+            orders.append(tf.reshape(order, [per_epoch, count, 1, rows]))
+        positions = tf.concat(orders, axis=2)[:, own.start : own.stop]
+        positions = tf.reshape(positions, [-1, len(words), rows])
+        positions = tf.data.Dataset.from_tensor_slices(positions)
         return positions.map(lambda batch: (epoch, batch))
 
     # Steps before the start are skipped as positions, before any image is read.
     epochs = tf.data.Dataset.range(first_epoch, -(-steps // per_epoch))
-    batches = epochs.flat_map(epoch_batches).skip(start_step - first_epoch * per_epoch)
-    batches = batches.take(max(0, steps - start_step))
+    skipped = start_step - first_epoch * per_epoch
+    batches = epochs.flat_map(epoch_batches).skip(skipped * len(own))
+    batches = batches.take(max(0, steps - start_step) * len(own))
     return _pipeline(batches, _training_loader(split, seed, augment, views))
 
 
@@ -158,9 +166,5 @@ def _pipeline(requests: tf.data.Dataset, load: Callable) -> tf.data.Dataset:
     """Returns the batches that `load` makes of the requests, loaded ahead of time."""
     options = tf.data.Options()
     options.deterministic = True
-    # Several workers share every batch; there are no files to share out.
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
-    )
     batches = requests.map(_plain(load), tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(2).with_options(options)

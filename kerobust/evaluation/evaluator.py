@@ -18,6 +18,7 @@ from kerobust.attacks.victim import Victim
 from kerobust.batch_state import BatchState, array_digest, weights_digest
 from kerobust.config import UserError
 from kerobust.data import Split, evaluation_batches
+from kerobust.distribute import workers
 from kerobust.evaluation.config import EMBED, NEEDS, EvaluateConfig
 from kerobust.evaluation.jobs import (
     Job,
@@ -46,8 +47,10 @@ def evaluate(
     """Returns clean and robust accuracy of a classifier, example by example.
 
     Attack randomness belongs to the example, so the results depend neither on the batch
-    size nor on interruptions. Examples that are wrong without attack are left alone and
-    count as not robust; restarts go on with what still stands.
+    size nor on interruptions nor on how many workers share the batches (see
+    `kerobust.distribute.start`; all of them get all results). Examples that are wrong
+    without attack are left alone and count as not robust; restarts go on with what
+    still stands.
 
     Args:
         model: Maps images float32 [B, H, W, C] in [0, 1] to logits [B, K]; a Keras
@@ -111,7 +114,8 @@ class Evaluator:
             self._attacks, self.threat, config, split.image_shape, logits.shape[1]
         )
         identity = evaluation_identity(model, split, self.threat, config)
-        state = BatchState(state_dir, identity, logits[:_PROBE].numpy(), say)
+        probe = logits[:_PROBE].numpy()
+        state = workers().in_turn(lambda: BatchState(state_dir, identity, probe, say))
         found = self._run(victim, split, jobs + points, state, say)
         suites = self._suite_reports(jobs, found, logits.shape[1])
         return _assemble(found, jobs, points, self, findings, suites)
@@ -119,11 +123,14 @@ class Evaluator:
     def _run(self, victim, split: Split, jobs: list[Job], state, say) -> dict:
         """Returns job key -> arrays of each batch, "clean" among the keys."""
         every = list({job.key: job for job in jobs}.values())
-        size = self.config.batch_size
+        size, own = self.config.batch_size, workers()
         batches = -(-split.size // size)
-        clock = Clock(sum(job.cost for job in every) * batches, say)
+        shares = sum(map(own.mine, range(batches)))
+        clock = Clock(sum(job.cost for job in every) * shares, say)
         found: dict[str, list] = {job.key: [] for job in every} | {"clean": []}
         for index, batch in enumerate(evaluation_batches(split, size)):
+            if not own.mine(index):
+                continue
             work = functools.partial(run_clean, victim, batch)
             found["clean"].append(state.get("clean", index, work)[0])
             for job in every:
@@ -134,7 +141,7 @@ class Evaluator:
                 found[job.key].append(arrays)
                 where = f"{job.name} at {job.epsilon:.4g}: batch {index + 1}"
                 clock.advance(job.cost, index, f"{where} of {batches}", fresh)
-        return found
+        return {key: own.collect(parts) for key, parts in found.items()}
 
     def _findings(self, model, batch) -> list[Finding]:
         valid = batch["valid"].numpy()

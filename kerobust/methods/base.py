@@ -32,6 +32,9 @@ class Method(tf.keras.Model):
         EXPORT: Folder of the run in which the result is kept.
         STARTS_FROM: Method of the stage `start`.
         monitors: Limits of means beyond which training is pointless.
+        accumulation_steps: Parts of a batch whose gradients are computed one after the
+            other. What looks at a whole batch (statistics of batch norm, chunks of a
+            dependence) sees a part of it.
         view_maker: (images float32 [B, H, W, C] in [0, 1], keys int32 [B, 2]) -> dict
             of further entries of a batch, made by the input pipeline; None = none.
     """
@@ -43,6 +46,7 @@ class Method(tf.keras.Model):
     EXPORT: str = "encoder"
     STARTS_FROM: str = "dino"
     monitors: tuple[Monitor, ...] = ()
+    accumulation_steps: int = 1
     view_maker: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None
 
     @classmethod
@@ -104,23 +108,63 @@ class Method(tf.keras.Model):
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Makes one update and returns the means since the last reset."""
-        batch = self.guide(data)
-        if self.jit_compile:  # XLA knows no clock.
-            batch = self.perturb(batch)
-        else:
-            batch, seconds = _timed(self.perturb, batch)
-            self.measure("attack_seconds", seconds)
         variables = self.trained_variables()
-        with tf.GradientTape() as tape:
-            terms = self.loss_terms(batch, training=True)
-            loss = tf.add_n([terms[name] for name in self.TERMS])
-            scaled = loss / replica_count()
-        self.optimizer.minimize(scaled, variables, tape=tape)
-        self.after_update(batch)
+        gradients: list[tf.Tensor] = []
+        seen = []
+        for part in _parts(data, self.accumulation_steps):
+            gradients, batch = self._accumulate(gradients, part, variables)
+            seen.append(batch)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.after_update(_joined(seen))
+        return {name: mean.result() for name, mean in self._means.items()}
+
+    def _accumulate(self, gradients, part: Batch, variables):
+        """Returns the gradients with those of a part added, and what became of it.
+
+        A part begins when the gradients of those before it are there: its activations
+        can have their memory.
+        """
+        before = [each for each in gradients if each is not None]
+        with tf.control_dependencies(before):
+            part = tf.nest.map_structure(tf.identity, dict(part))
+            batch = self._prepared(part)
+            with tf.GradientTape() as tape:
+                terms = self.loss_terms(batch, training=True)
+                loss = tf.add_n([terms[name] for name in self.TERMS])
+                scaled = loss / (replica_count() * self.accumulation_steps)
+            pairs = self.optimizer.compute_gradients(scaled, variables, tape)
         self.measure("loss", loss)
         for name in self.TERMS:
             self.measure(name, terms[name])
-        return {name: mean.result() for name, mean in self._means.items()}
+        own = [gradient for gradient, _ in pairs]
+        if gradients:
+            both = zip(gradients, own, strict=True)
+            own = [None if a is None else a + b for a, b in both]
+        return own, batch
+
+    def _prepared(self, data: Batch) -> Batch:
+        """Returns a batch after `guide` and `perturb`, whose time is measured."""
+        batch = self.guide(data)
+        if self.jit_compile:  # XLA knows no clock.
+            return self.perturb(batch)
+        batch, seconds = _timed(self.perturb, batch)
+        self.measure("attack_seconds", seconds)
+        return batch
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """Returns the batch in `count` parts of consecutive rows."""
+    if count == 1:
+        return [batch]
+    split = {name: tf.split(value, count) for name, value in batch.items()}
+    return [{name: split[name][i] for name in split} for i in range(count)]
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    """Returns the batch whose parts of consecutive rows these are."""
+    if len(parts) == 1:
+        return parts[0]
+    return tf.nest.map_structure(lambda *rows: tf.concat(rows, axis=0), *parts)
 
 
 def linear_ramp(step: tf.Tensor, steps: int) -> tf.Tensor:

@@ -19,6 +19,12 @@ class OptimisationConfig(Config):
 
     epochs: int = setting(800, "Passes over the training images.", low=1)
     batch_size: int = setting(128, "Images per update over all devices.", low=1)
+    accumulation_steps: int = setting(
+        1,
+        "Parts of a batch whose gradients are computed one after the other, to need"
+        " less memory. What looks at a whole batch, as batch norm, sees one part.",
+        low=1,
+    )
     base_rate: float = setting(
         1.5e-4, "Peak rate at a batch of 256; scaled by batch/256.", low=0
     )
@@ -79,6 +85,16 @@ class OptimisationConfig(Config):
             self.final_weight_decay is None or self.optimizer == "adamw",
             "final_weight_decay",
             "must be empty with optimizer sgd",
+        )
+
+    def check_shares(self, workers: int, devices: int) -> None:
+        """Raises a `UserError` unless every device has as many images of a part."""
+        parts = workers * devices * self.accumulation_steps
+        self.require(
+            self.batch_size % parts == 0,
+            "batch_size",
+            f"must be a multiple of workers ({workers}) x --run.devices ({devices}) x "
+            f"{self.flag('accumulation_steps')} ({self.accumulation_steps}) = {parts}",
         )
 
     def steps_per_epoch(self, size: int) -> int:
@@ -150,6 +166,7 @@ def compile_method(method: Method, config: OptimisationConfig, size: int) -> Non
     optimizer = _make_optimizer(method, config, steps_per_epoch)
     if tf.keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    method.accumulation_steps = config.accumulation_steps
     method.compile(optimizer=optimizer)
     optimizer.build(method.trained_variables())
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from kerobust.config import Config, UserError, setting
+from kerobust.distribute import workers
 from kerobust.training.callbacks import (
     Probe,
     Probes,
@@ -105,10 +106,12 @@ def fit(
             `train_step` makes exactly one optimizer step and returns running means of
             its metrics; `TERMS`, if present, names the loss terms among them, and
             `monitors` limits some (see `Monitor`).
-        batches: Given a step, returns the batches of that step and all later ones.
+        batches: Given a step, returns the batches of that step and all later ones; with
+            several workers the `shares` of this one.
         steps: Global step at which the training ends, at least 1.
         batch_size: Images per step over all devices.
-        folder: Receives `checkpoints/`, `tensorboard/` and `metrics.jsonl`.
+        folder: Receives `checkpoints/`, `tensorboard/` and `metrics.jsonl`. All workers
+            read it, the chief alone writes it.
         run: Intervals, `steps_per_execution` and `jit_compile`.
         probes: Pairs (interval in steps, callable(step) -> floats and uint8 images by
             name).
@@ -122,33 +125,37 @@ def fit(
         ValueError: If `method` is not ready, or `batches` yields too few batches.
     """
     _prepare(method, steps, run)
-    folder = pathlib.Path(folder)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=run.keep_checkpoints)
+    folder, own = pathlib.Path(folder), workers().own(folder)
     state = tf.train.Checkpoint(method=method, optimizer=method.optimizer)
     extra = {"config_digest": digest}
-    checkpoints.restore(state, extra)
+    workers().in_turn(lambda: _checkpoints(folder, run).restore(state, extra))
     start = global_step(method)
     if start >= steps:
         return _already_done(start, steps, folder)
 
+    checkpoints = _checkpoints(own, run)
     progress = Progress(steps, folder.name, batch_size)
     measured = Probes(steps, probes, progress.say)
     intervals = (run.log_steps, run.checkpoint_steps)
-    log = MetricsLog(steps, folder, batch_size, intervals, measured)
+    log = MetricsLog(steps, own, batch_size, intervals, measured)
     guard = StopOnNonFinite(steps, checkpoints)
     trouble = StopOnTrouble(steps, run.log_steps, progress.say)
     save = SaveEvery(steps, run.checkpoint_steps, checkpoints, state, extra)
-    with StopOnSignal(steps) as stop, log.open(start, hparams):
+    with StopOnSignal(steps, run.log_steps) as stop, log.open(start, hparams):
         method.fit(
-            batches(start),
+            workers().distributed(batches(start)),
             steps_per_epoch=steps - start,
             epochs=1,
             verbose=0,
             callbacks=[guard, trouble, measured, stop, progress, log, save],
         )
-    stopped = stop.received is not None
+    stopped = stop.stopped
     _require_end(save.step, steps, stopped)
     return Fitted(save.step, stopped, read_rows(log.path))
+
+
+def _checkpoints(folder: pathlib.Path, run: RunConfig) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", keep=run.keep_checkpoints)
 
 
 def _already_done(start: int, steps: int, folder: pathlib.Path) -> Fitted:

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 
+from kerobust.distribute import workers
 from kerobust.training.callbacks import StepCallback
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -23,13 +24,23 @@ class StopOnSignal(StepCallback):
     several signals into one. A thread that reads the interpreter's wake-up channel
     therefore answers the user and counts the signals.
 
+    Several workers stop together, whichever got the signal; they ask each other every
+    `interval` steps.
+
+    Args:
+        steps: See `StepCallback`.
+        interval: Steps between two such questions.
+
     Attributes:
         received: Name of the signal that came, or None.
+        stopped: Whether a signal ends the training.
     """
 
-    def __init__(self, steps: int):
+    def __init__(self, steps: int, interval: int = 1):
         super().__init__(steps)
+        self.interval = interval
         self.received: str | None = None
+        self.stopped = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self):
@@ -56,8 +67,10 @@ class StopOnSignal(StepCallback):
 
     def after_step(self, logs):
         """Makes this step the last if a signal has come."""
-        if self.received is not None:
-            self.model.stop_training = True
+        if workers().place.count > 1 and not self.passed(self.interval):
+            return
+        if workers().any(self.received is not None):
+            self.model.stop_training = self.stopped = True
 
     def _note(self, number, frame):
         self.received = signal.Signals(number).name

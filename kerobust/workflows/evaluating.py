@@ -9,6 +9,7 @@ import tensorflow as tf
 from kerobust import run_folder
 from kerobust.batch_state import write_atomically
 from kerobust.data.splits import Split
+from kerobust.distribute import workers
 from kerobust.evaluation.diversity import Diversity
 from kerobust.evaluation.evaluator import Evaluator
 from kerobust.evaluation.events import write_events, write_shared
@@ -32,9 +33,13 @@ _NOTHING_SHARED = (
 )
 
 
-def evaluate(experiment: Experiment) -> dict:
-    """Attacks every network of the experiment; writes and returns the report."""
+def evaluate(experiment: Experiment) -> dict[str, Evaluation]:
+    """Attacks every network of the experiment; writes the report, returns the results.
+
+    Workers share the attacks; the chief does the rest.
+    """
     config, workdir = experiment.config, experiment.workdir
+    chief = workers().place.chief
     evaluator = Evaluator(config.attack, config.evaluate)
     study = _Study(experiment)
     results: dict[str, Evaluation] = {}
@@ -56,12 +61,14 @@ def evaluate(experiment: Experiment) -> dict:
             progress=progress,
         )
         about[name] = contender
-        study.examine(name, model, split, folder, progress)
-        _write_results(experiment, name, folder, results[name], origin)
-    content = _report(experiment, results, about)
-    study.add_to(content, workdir / "evaluate" / "tensorboard")
-    _publish(workdir, content)
-    return content
+        if chief:
+            study.examine(name, model, split, folder, progress)
+            _write_results(experiment, name, folder, results[name], origin)
+    if chief:
+        content = _report(experiment, results, about)
+        study.add_to(content, workdir / "evaluate" / "tensorboard")
+        _publish(workdir, content)
+    return results
 
 
 class _Study:

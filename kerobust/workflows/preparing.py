@@ -7,7 +7,7 @@ import pathlib
 import tensorflow as tf
 
 from kerobust.data import datasets
-from kerobust.distribute import ensure_logical_cpus
+from kerobust.distribute import start
 from kerobust.experiment import ExperimentConfig
 
 
@@ -35,8 +35,11 @@ class Experiment:
 
 
 def prepare(config: ExperimentConfig) -> Experiment:
-    """Sets up devices and precision and loads the data; writes nothing."""
-    ensure_logical_cpus(config.run.devices)
+    """Sets up devices, workers and precision and loads the data; writes nothing."""
+    devices = config.run.devices
+    workers = start(devices)
+    for settings in (config.start, config.pretrain, config.finetune):
+        settings.check_shares(workers.place.count, devices)
     if config.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(config.run.mixed_precision)

@@ -7,11 +7,10 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from kerobust import run_folder
+from kerobust import distribute
 from kerobust.config import UserError
 from kerobust.data.splits import UNLABELLED
 from kerobust.data.views import training_batches
-from kerobust.distribute import ensure_logical_cpus
 from kerobust.experiment import ExperimentConfig
 from kerobust.flags import STOPPED
 from kerobust.methods import METHODS
@@ -20,6 +19,7 @@ from kerobust.methods.optimisation import OptimisationConfig
 from kerobust.models.bundle import load_bundle
 from kerobust.models.foreign import is_foreign, load_foreign
 from kerobust.workflows.evaluating import evaluate
+from kerobust.workflows.joining import join, left_alone
 from kerobust.workflows.perturbing import perturb
 from kerobust.workflows.preparing import Experiment, prepare
 from kerobust.workflows.pushing import push
@@ -52,7 +52,13 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
         Exit code: 0, 75 after a signal (the same command continues), or 1 if a model
         that was to be judged or pushed is not blessed.
     """
-    ensure_logical_cpus(config.run.devices)  # Before a bundle starts TensorFlow.
+    # Before a bundle starts TensorFlow.
+    workers = distribute.start(config.run.devices)
+    with workers.one_voice():
+        return _run(config, dry_run)
+
+
+def _run(config: ExperimentConfig, dry_run: bool) -> int:
     _require_start(config)
     if "push" in config.run.stages:
         given, fix = config.push.dir is not None, "Add --push.dir=DIR."
@@ -63,6 +69,8 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
     _require_images(experiment)
     try:
         return _estimate(experiment) if dry_run else _run_stages(experiment)
+    except tf.errors.UnavailableError as error:
+        raise left_alone(error) from error
     except StoppedError as stop:
         print(f"{stop}; the same command continues it.", flush=True)
         return STOPPED
@@ -73,23 +81,27 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
 
 
 def _run_stages(experiment: Experiment) -> int:
-    stages = experiment.config.run.stages
-    run_folder.claim(experiment.config, experiment.source.digest)
+    config, workers = experiment.config, distribute.workers()
+    stages = config.run.stages
+    join(experiment)
     if "start" in stages:
         train_start(experiment)
     encoder = pretrain(experiment) if "pretrain" in stages else None
     if "finetune" in stages:
         encoder = _start(experiment) if encoder is None else encoder
-        finetune(experiment, "finetune", experiment.config.finetune, encoder)
+        finetune(experiment, "finetune", config.finetune, encoder)
     if "baselines" in stages:
         baselines(experiment)
-    if "perturb" in stages:
-        perturb(experiment)
-    if "evaluate" in stages:
-        evaluate(experiment)
-    blessed = validate(experiment) if "validate" in stages else True
+    with distribute.local_strategy(config.run.devices).scope():
+        if "perturb" in stages:
+            workers.by_chief(lambda: str(perturb(experiment)))
+        if "evaluate" in stages:
+            evaluate(experiment)
+    blessed = True
+    if "validate" in stages:
+        blessed = workers.by_chief(lambda: validate(experiment))
     if "push" in stages:
-        blessed = push(experiment) is not None
+        blessed = workers.by_chief(lambda: push(experiment) is not None)
     return 0 if blessed else NOT_BLESSED
 
 

@@ -12,7 +12,7 @@ from kerobust.data.augmentations import AUGMENTATIONS
 from kerobust.data.datasets import Split
 from kerobust.data.splits import UNLABELLED
 from kerobust.data.views import training_batches
-from kerobust.distribute import strategy
+from kerobust.distribute import strategy, workers
 from kerobust.evaluation.online import OnlineKnn
 from kerobust.evaluation.plots import panel
 from kerobust.experiment import ExperimentConfig
@@ -79,12 +79,12 @@ def training_images(experiment: Experiment) -> Split:
 
 def _pretrain(experiment: Experiment, name: str, bundle: str) -> None:
     folder = experiment.workdir / bundle
-    if not folder.exists():
+    if not workers().agreed(folder.exists()):
         start = None if bundle == START else start_of(experiment)
         method = make_pretraining(experiment, start)
         settings, images = experiment.config.pretrain, training_images(experiment)
         seconds = _train(experiment, method, settings, images, name)
-        save_bundle(method.exports, folder, _info(experiment, seconds))
+        _save(method.exports, folder, _info(experiment, seconds))
 
 
 def start_of(experiment: Experiment):
@@ -129,10 +129,10 @@ def finetune(
         encoder: Where to start; None = new weights.
     """
     folder = experiment.workdir / name / "model"
-    if not folder.exists():
+    if not workers().agreed(folder.exists()):
         method = make_finetuning(experiment, settings, encoder)
         seconds = _train(experiment, method, settings, experiment.labelled, name)
-        save_bundle(method.model, folder, _info(experiment, seconds))
+        _save(method.model, folder, _info(experiment, seconds))
     return load_bundle(folder)
 
 
@@ -262,6 +262,7 @@ def _train(
             augment=AUGMENTATIONS[settings.augment],
             views=method.view_maker,
             partners=method.PARTNERS,
+            shares=workers().shares,
         )
 
     print(f"{name}: {steps} steps, peak rate {settings.peak_rate():.3g}", flush=True)
@@ -317,6 +318,12 @@ def _new_networks(config: ExperimentConfig):
     """Returns the scope for new networks; their first values follow the seed."""
     tf.keras.utils.set_random_seed(config.run.seed)
     return strategy(config.run.devices).scope()
+
+
+def _save(models, folder: pathlib.Path, info: dict) -> None:
+    """Writes a bundle; returns when all workers can read it."""
+    save_bundle(models, workers().own(folder), info)
+    workers().exchange()
 
 
 def _info(experiment: Experiment, seconds: float) -> dict:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust import train
+from kerobust import distribute, train
 from kerobust.config import UserError
 from kerobust.flags import USER_ERROR
 from kerobust.models import MaeDecoder
@@ -211,7 +211,7 @@ def test_devices_are_made_before_a_bundle_starts_tensorflow(
         calls.append("bundle")
         raise UserError("stop here")
 
-    monkeypatch.setattr(running, "ensure_logical_cpus", calls.append)
+    monkeypatch.setattr(distribute, "ensure_logical_cpus", calls.append)
     monkeypatch.setattr(running, "load_bundle", read)
 
     run(tmp_path, capsys, "--run.devices=2", "--run.init_from=somewhere")
