@@ -64,15 +64,30 @@ def training_batches(
             f"`batch_size` must be at least 1 and at most the number of training "
             f"images, {split.size}. Received: batch_size={batch_size}."
         )
-    own, count = shares
+    words = ("order", "order of partners") if partners else ("order",)
+    requests = _positions(split, batch_size, (start_step, steps), seed, words, shares)
+    return _pipeline(requests, _training_loader(split, seed, augment, views))
+
+
+def _positions(split, batch_size: int, span, seed: int, words, shares):
+    """Returns what to read: (epoch, positions int32 [orders, rows]) of every share.
+
+    Args:
+        split: Examples.
+        batch_size: Of all shares together.
+        span: First step to give, and the one after the last.
+        seed: Of the orders.
+        words: One per order.
+        shares: See `training_batches`.
+    """
+    (own, count), (first, last) = shares, span
     per_epoch, rows = split.size // batch_size, batch_size // count
-    first_epoch = start_step // per_epoch
+    first_epoch = first // per_epoch
     ids = _on_cpu(split.ids)
 
     @_plain
-    def epoch_batches(epoch):
+    def of_epoch(epoch):
         keys = example_keys(seed, epoch, ids)
-        words = ("order", "order of partners") if partners else ("order",)
         orders = []
         for word in words:
             order = tf.bitcast(fold_in(keys, word), tf.int64)
@@ -83,12 +98,11 @@ def training_batches(
         positions = tf.data.Dataset.from_tensor_slices(positions)
         return positions.map(lambda batch: (epoch, batch))
 
-    # Steps before the start are skipped as positions, before any image is read.
-    epochs = tf.data.Dataset.range(first_epoch, -(-steps // per_epoch))
-    skipped = start_step - first_epoch * per_epoch
-    batches = epochs.flat_map(epoch_batches).skip(skipped * len(own))
-    batches = batches.take(max(0, steps - start_step) * len(own))
-    return _pipeline(batches, _training_loader(split, seed, augment, views))
+    # Steps before the first are skipped as positions, before any image is read.
+    epochs = tf.data.Dataset.range(first_epoch, -(-last // per_epoch))
+    requests = epochs.flat_map(of_epoch)
+    requests = requests.skip((first - first_epoch * per_epoch) * len(own))
+    return requests.take(max(0, last - first) * len(own))
 
 
 def _training_loader(split: Split, seed: int, augment, views) -> Callable:

@@ -84,6 +84,14 @@ def test_a_batch_smaller_than_the_replicas_is_refused(tmp_path, capsys):
     assert_refused(outcome, "--pretrain.batch_size", "batch_size=1", "--run.devices")
 
 
+def test_a_batch_that_cannot_be_cut_into_equal_parts_is_refused(tmp_path, capsys):
+    outcome = run(tmp_path, capsys, "--pretrain.accumulation_steps=3")
+
+    assert_refused(
+        outcome, "--pretrain.batch_size", "--pretrain.accumulation_steps (3) = 3"
+    )
+
+
 def test_a_label_fraction_that_empties_a_class_is_refused(tmp_path, capsys):
     outcome = run(
         tmp_path,

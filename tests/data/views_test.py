@@ -52,6 +52,32 @@ def test_a_resumed_run_sees_the_batches_of_the_whole_run(start, whole_run):
     assert_same(whole[start:], rest)
 
 
+@pytest.mark.parametrize("start", [0, 4])
+def test_shares_of_a_batch_make_the_batch(start, whole_run):
+    settings, whole = whole_run
+    # 4 replicas on 2 workers.
+    halves = [
+        collect(
+            training_batches(
+                train(),
+                start_step=start,
+                shares=(range(first, first + 2), 4),
+                **settings,
+            )
+        )
+        for first in (0, 2)
+    ]
+
+    joined = [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in (
+            [half[step + part] for half in halves for part in (0, 1)]
+            for step in range(0, len(halves[0]), 2)
+        )
+    ]
+    assert_same(whole[start:], joined)
+
+
 def test_a_finished_run_has_no_batches_left():
     batches = training_batches(train(), batch_size=BATCH, steps=4, start_step=4)
 

@@ -1,46 +1,14 @@
-"""The same update on one device and on two, for every method."""
+"""The same update on one device and on two, at once and in parts, for every method."""
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from kerobust.attacks import AttackConfig
-from kerobust.data import datasets
-from kerobust.data.views import training_batches
-from kerobust.distribute import strategy
-from kerobust.methods import METHODS
-from kerobust.methods.finetune import Finetune, FinetuneConfig
-from kerobust.tasks import Classification
-from tests.methods.tiny import tiny_classifier, tiny_pretraining
+from tests.distribution.updates import NAMES, weights_after_two_steps
 
-BATCH = 16
 FAST = ("mimir", "natural")  # What the others do differently is little.
 ROWS = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST))
-    for name in (*METHODS, "natural", "fast", "pgd", "trades")
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in NAMES
 ]
-
-
-def make_method(name: str):
-    if name in METHODS:
-        return tiny_pretraining(name, mi_batch=BATCH // 2)
-    config = FinetuneConfig(attack=name, attack_steps=2, drop_path=0.5)
-    return Finetune(
-        tiny_classifier(drop_path=0.5), Classification(10), config, AttackConfig(), 4
-    )
-
-
-def weights_after_two_steps(name: str, devices: int) -> list[np.ndarray]:
-    split = datasets.load(datasets.DataConfig()).splits["train"]
-    scope = strategy(devices)
-    with scope.scope():
-        tf.keras.utils.set_random_seed(0)
-        method = make_method(name)
-        method.compile(optimizer=tf.keras.optimizers.SGD(0.1))
-    given = {"views": method.view_maker, "partners": method.PARTNERS}
-    batches = training_batches(split, batch_size=BATCH, steps=2, seed=3, **given)
-    method.fit(batches, epochs=1, steps_per_epoch=2, verbose=0)
-    return [variable.numpy() for variable in method.trained_variables()]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -50,3 +18,13 @@ def test_two_devices_make_the_update_of_one(name):
 
     for first, second in zip(one, two, strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_parts_of_a_batch_make_the_update_of_the_batch(name):
+    whole = weights_after_two_steps(name)
+    parts = weights_after_two_steps(name, accumulation_steps=2)
+
+    for first, second in zip(whole, parts, strict=True):
+        scale = max(1.0, np.abs(first).max())  # Sums of other order: rounding alone.
+        np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-6 * scale)
