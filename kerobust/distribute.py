@@ -123,6 +123,19 @@ def replica_count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def replica_index() -> int:
+    """Returns which of this worker's replicas runs the code that is traced; or 0.
+
+    Operations with side effects run one after the other wherever they are, so what
+    only one replica needs to do must not stand in the others' way.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or not tf.distribute.has_strategy():
+        return 0
+    local = len(tf.distribute.get_strategy().extended.worker_devices)
+    return int(tf.get_static_value(context.replica_id_in_sync_group)) % local
+
+
 def sharing_replicas(rows: int | None) -> int:
     """Returns over how many replicas a call on `rows` rows is to be shared out.
 

@@ -12,7 +12,7 @@ from kerobust.attacks.objectives import LogitObjective, Objective, infer
 from kerobust.attacks.stochastic import Averaged
 from kerobust.attacks.tracing import traced
 from kerobust.config import UserError
-from kerobust.distribute import over_replicas, sharing_replicas
+from kerobust.distribute import over_replicas, replica_index, sharing_replicas
 
 Kind = Callable[[Any], Objective]  # Of a victim, such as a class of objectives.
 
@@ -68,7 +68,7 @@ class Victim:
 
     def _counted(self, images: tf.Tensor) -> tf.Tensor:
         """Returns images as they are; counts them now and when gradients come back."""
-        forwards, backwards = self._counts
+        forwards, backwards = map(_own, self._counts)
 
         @tf.custom_gradient
         def counted(images):
@@ -121,8 +121,8 @@ class Victim:
 
     def passes(self) -> tuple[int, int]:
         """Returns how many images went forwards, and gradients backwards, so far."""
-        forwards, backwards = self._counts
-        return int(forwards.numpy()), int(backwards.numpy())
+        forwards, backwards = (sum(map(int, _copies(count))) for count in self._counts)
+        return forwards, backwards
 
     def _compiled(self, name: str, function: Callable, images):
         """Returns `function(images)` from one graph for all batch sizes."""
@@ -139,6 +139,17 @@ class Victim:
             return self(images)
         outputs = Averaged(LogitObjective(self), self.draws).outputs(images)
         return tf.reduce_mean(outputs, axis=0)
+
+
+def _copies(count: tf.Variable) -> tuple[tf.Variable, ...]:
+    """Returns the counts of all replicas, if it was made for several."""
+    return getattr(count, "values", (count,))
+
+
+def _own(count: tf.Variable) -> tf.Variable:
+    """Returns the count of this replica: a common one would make the others wait."""
+    copies = _copies(count)
+    return copies[replica_index() % len(copies)]
 
 
 def _reached(outputs: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

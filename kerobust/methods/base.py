@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from kerobust.distribute import replica_count
+from kerobust.distribute import replica_count, replica_index
 from kerobust.training.monitors import Monitor
 
 Batch = Mapping[str, tf.Tensor]
@@ -143,9 +143,10 @@ class Method(tf.keras.Model):
         return own, batch
 
     def _prepared(self, data: Batch) -> Batch:
-        """Returns a batch after `guide` and `perturb`, whose time is measured."""
+        """Returns a batch after `guide` and `perturb`; the first replica times it."""
         batch = self.guide(data)
-        if self.jit_compile:  # XLA knows no clock.
+        # XLA knows no clock, and clocks would make the replicas wait for each other.
+        if self.jit_compile or replica_index():
             return self.perturb(batch)
         batch, seconds = _timed(self.perturb, batch)
         self.measure("attack_seconds", seconds)

@@ -61,9 +61,11 @@ def test_an_attack_gives_the_images_that_it_gives_on_one_device(given, skip):
     np.testing.assert_array_equal(one_info.steps_used, two_info.steps_used)
 
 
-def test_a_victim_counts_the_images_of_all_replicas(given):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_victim_counts_the_images_of_all_replicas(given, devices):
     model, images, _ = given
-    victim = Victim(model)
+    with strategy(devices).scope():
+        victim = Victim(model)
     one = victim.logits(images)
 
     with strategy(2).scope():
@@ -71,6 +73,17 @@ def test_a_victim_counts_the_images_of_all_replicas(given):
 
     np.testing.assert_allclose(one, two, atol=1e-6)
     assert victim.passes() == (10, 0)
+
+
+def test_replicas_count_apart(given):
+    # A common count would be one more thing to wait for each other.
+    model, images, _ = given
+    with strategy(2).scope():
+        victim = Victim(model)
+        victim.logits(images)
+        counts = strategy(2).experimental_local_results(victim._counts[0])
+
+    assert [int(count) for count in counts] == [2, 3]
 
 
 def test_a_suite_finds_the_flags_of_one_device_on_two():

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from kerobust.distribute import replica_index
+from kerobust.methods import base
 from tests.distribution.updates import NAMES, weights_after_two_steps
 
 FAST = ("mimir", "natural")  # What the others do differently is little.
@@ -28,3 +30,17 @@ def test_parts_of_a_batch_make_the_update_of_the_batch(name):
     for first, second in zip(whole, parts, strict=True):
         scale = max(1.0, np.abs(first).max())  # Sums of other order: rounding alone.
         np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-6 * scale)
+
+
+def test_only_the_first_replica_reads_the_clock(monkeypatch):
+    # Operations with side effects run in order: replicas would wait for each other.
+    seen, timed = set(), base._timed
+
+    def noted(*given):
+        seen.add(replica_index())
+        return timed(*given)
+
+    monkeypatch.setattr(base, "_timed", noted)
+    weights_after_two_steps("natural", 2)
+
+    assert seen == {0}
