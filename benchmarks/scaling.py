@@ -277,8 +277,8 @@ def main(argv: list[str] | None = None) -> int:
     ]
     further = [
         (
-            f"What three steps of deacl on {PARTS * chosen.batch} images add to the memory of "
-            "a process at most, with the batch in parts.",
+            f"What three steps of deacl on {PARTS * chosen.batch} images add to the "
+            "memory of a process at most, with the batch in parts.",
             rows,
         )
     ]

@@ -1,6 +1,9 @@
 """The benchmark scripts on tiny sizes: what they compute and write, not how fast."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from benchmarks import (
     dverge_step,
     memory,
     mimir_step,
+    scaling,
     ssl_step,
     training_options,
 )
@@ -201,6 +205,50 @@ def test_dverge_step_writes_table_and_rounds(tmp_path, capsys):
     found = read(tmp_path, "dverge_step")
     assert set(found["conv"]["seconds"]) == {"step", *dverge_step.PASSES}
     assert set(found["stacked"]["seconds"]) == {"in turns", "stacked"}
+
+
+@pytest.mark.slow
+def test_scaling_writes_all_tables(tmp_path):
+    size = flags(tmp_path, rounds=2, batch=8, width=16, depth=1, steps=1, members=2)
+    only = ["--methods", "deacl", "--paper", "mimir_imagenet"]
+    # It sets threads, before TensorFlow starts.
+    command = [sys.executable, "-m", "benchmarks.scaling", *size, *only]
+
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
+    assert (
+        "| deacl  |" in shown and "| PGD    |" in shown and "| mimir_imagenet" in shown
+    )
+    found = read(tmp_path, "scaling")
+    assert set(found["deacl"]) == {"one device", "two devices", "in parts"}
+    assert set(found["peak"]) == {"1", "2", "4"}
+
+
+def test_the_estimate_of_scaling_is_the_formula():
+    # 1 s of work in tenths beside 2 * 9/10 GB at 20 GB/s.
+    found = scaling.efficiency(step=1.0, size=1e9, gpus=10)
+
+    assert found == pytest.approx(0.1 / (0.1 + 2 * 0.9 * 1e9 / scaling.BEYOND))
+    assert scaling.efficiency(1.0, 1e9, 1) == 1.0
+
+
+def test_operations_of_a_layer_are_counted_by_tensorflow():
+    dense = tf.keras.Sequential(
+        [tf.keras.layers.Flatten(), tf.keras.layers.Dense(5, use_bias=False)]
+    )
+    dense.build([None, 2, 2, 3])
+
+    assert scaling.forward_operations(dense, (2, 2, 3)) == 2 * 12 * 5
+
+
+def test_the_work_of_a_step_is_counted_in_passes():
+    experiment = tiny_experiment(ensemble={"members": 3}, dverge={"steps": 10})
+
+    found = scaling.work(dataclasses.replace(experiment, method="dverge"))
+
+    assert found == (3 * (1 + 20), 3 * 3 * 2)
 
 
 def test_stacked_members_take_the_step_of_members_in_turns():
