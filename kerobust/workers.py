@@ -26,6 +26,7 @@ import tensorflow as tf
 from kerobust.config import UserError
 
 _ROLES = ("chief", "worker")  # In the order of their numbers.
+_CHUNK = 1 << 24  # Words that travel at once, 64 MiB.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +120,29 @@ class Workers:
         """Returns what every worker gave, in their order; waits for all of them."""
         if self._gather is None:
             return [message]
-        # Collectives know int32, not bytes.
+        # Collectives know int32, not bytes, and count to 2**31.
         words = np.frombuffer(message + bytes(-len(message) % 4), np.int32)
-        sizes = self._gather(tf.constant([len(message)])).numpy()
-        # An empty share would be left out of the count of rows.
-        every = self._gather(tf.concat([words, [0]], axis=0)).numpy()
-        lengths = -(-sizes // 4) + 1
-        shares = np.split(every, np.cumsum(lengths)[:-1])
-        return [x.tobytes()[:size] for x, size in zip(shares, sizes, strict=True)]
+        about = self._gather(tf.constant([words.size, -len(message) % 4]))
+        counts, padding = about.numpy().reshape([-1, 2]).T
+        parts: list[list[np.ndarray]] = [[] for _ in counts]
+        for start in range(0, counts.max(initial=0), _CHUNK):
+            # An empty share would be left out: each has one word more than it needs.
+            own = np.append(words[start : start + _CHUNK], np.int32(0))
+            every = self._gather(tf.constant(own)).numpy()
+            sizes = np.clip(counts - start, 0, _CHUNK) + 1
+            shares = np.split(every, np.cumsum(sizes)[:-1])
+            for part, share in zip(parts, shares, strict=True):
+                part.append(share[:-1])
+        messages = [b"".join(share.tobytes() for share in part) for part in parts]
+        return [
+            message[: len(message) - extra]
+            for message, extra in zip(messages, padding, strict=True)
+        ]
+
+    def differing(self, value: str) -> int | None:
+        """Returns the first worker whose value is not the chief's; None = all agree."""
+        every = self.exchange(value.encode())
+        return next((i for i, each in enumerate(every) if each != every[0]), None)
 
     def agreed(self, value: Any) -> Any:
         """Returns the chief's value, which JSON must be able to hold."""

@@ -1,5 +1,6 @@
 """Evaluates models with a fixed sequence of attempts, batch by batch."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -99,7 +100,7 @@ class Suite:
             if diagnose and not index:
                 findings += self._diagnose(model, images, labels, strict)
             run.batch(index, images, labels, -(-rows // batch_size) if rows else None)
-        found = workers().collect(run.found)
+        found = run.collected()
         if not found:
             raise ValueError("`images` must hold an example. Received: none at all.")
         report = assemble(self, run.attempts, found, findings)
@@ -133,6 +134,7 @@ class _Run:
         self._clock: Any = None
         self._work = 0.0
         self._rows = 0
+        self._seen = hashlib.sha256(weights_digest(victim.model).encode())
 
     def batch(self, index: int, images, labels, batches: int | None) -> None:
         """Attacks one batch, unless another worker does or its results are kept."""
@@ -146,6 +148,8 @@ class _Run:
             self._begin(clean, batches)
         ids = np.arange(self._rows, self._rows + len(labels))
         self._rows += len(labels)
+        key = f"{array_digest(images)[:12]}-{array_digest(labels)[:12]}"
+        self._seen.update(key.encode())
         if not workers().mine(index):
             return
         where = f"batch {index + 1}" + (f" of {batches}" if batches else "")
@@ -157,11 +161,21 @@ class _Run:
         def work():
             return self._attack(images, labels, ids, clean, done)
 
-        key = f"{array_digest(images)[:12]}-{array_digest(labels)[:12]}"
         arrays, fresh = self._state.get(key, index, work)
         if not fresh:
             self._clock.advance(self._work, index, where, fresh)
         self.found.append(arrays)
+
+    def collected(self) -> list[dict]:
+        """Returns the results of all batches, those of other workers among them."""
+        other = workers().differing(self._seen.hexdigest())
+        if other is not None:
+            raise ValueError(
+                "`model` and `images` must be the same on all workers, in the same "
+                f"order. Received: others on worker {other} than on worker 0. Set "
+                "seeds, load weights, and do not shuffle."
+            )
+        return workers().collect(self.found)
 
     def _begin(self, clean: np.ndarray, batches: int | None) -> None:
         """Sets up what the first batch must be known for."""

@@ -81,6 +81,8 @@ class Checkpoints:
             _flush(self.folder)
             for old in self.all()[self.keep :]:
                 self._delete(old)
+        except tf.errors.UnavailableError:  # Another worker is gone.
+            raise
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise unwritable(self.folder, error) from error

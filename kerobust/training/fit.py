@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
+from kerobust.batch_state import weights_digest
 from kerobust.config import Config, UserError, setting
 from kerobust.distribute import workers
 from kerobust.training.callbacks import (
@@ -121,24 +122,28 @@ def fit(
     Raises:
         UserError: If a loss term or a weight is not finite, a monitored mean stays
             outside its limits, the folder holds another configuration or damaged
-            checkpoints only, or cannot be written.
-        ValueError: If `method` is not ready, or `batches` yields too few batches.
+            checkpoints only, or cannot be written, or is not the same to all workers.
+        ValueError: If `method` is not ready, or `batches` yields too few batches (with
+            several workers they repeat).
     """
     _prepare(method, steps, run)
     folder, own = pathlib.Path(folder), workers().own(folder)
     state = tf.train.Checkpoint(method=method, optimizer=method.optimizer)
     extra = {"config_digest": digest}
-    workers().in_turn(lambda: _checkpoints(folder, run).restore(state, extra))
+    kept = _checkpoints(folder, run.keep_checkpoints)
+    workers().in_turn(lambda: kept.restore(state, extra))
     start = global_step(method)
+    _require_same_start(method, folder)
     if start >= steps:
         return _already_done(start, steps, folder)
 
-    checkpoints = _checkpoints(own, run)
+    chief = workers().place.chief
+    checkpoints = _checkpoints(own, run.keep_checkpoints if chief else 1)
     progress = Progress(steps, folder.name, batch_size)
     measured = Probes(steps, probes, progress.say)
     intervals = (run.log_steps, run.checkpoint_steps)
     log = MetricsLog(steps, own, batch_size, intervals, measured)
-    guard = StopOnNonFinite(steps, checkpoints)
+    guard = StopOnNonFinite(steps, kept)
     trouble = StopOnTrouble(steps, run.log_steps, progress.say)
     save = SaveEvery(steps, run.checkpoint_steps, checkpoints, state, extra)
     with StopOnSignal(steps, run.log_steps) as stop, log.open(start, hparams):
@@ -151,11 +156,25 @@ def fit(
         )
     stopped = stop.stopped
     _require_end(save.step, steps, stopped)
-    return Fitted(save.step, stopped, read_rows(log.path))
+    workers().exchange()  # The chief has written the last row.
+    return Fitted(save.step, stopped, read_rows(folder / log.path.name))
 
 
-def _checkpoints(folder: pathlib.Path, run: RunConfig) -> Checkpoints:
-    return Checkpoints(folder / "checkpoints", keep=run.keep_checkpoints)
+def _checkpoints(folder: pathlib.Path, keep: int) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", keep=keep)
+
+
+def _require_same_start(method: tf.keras.Model, folder: pathlib.Path) -> None:
+    """Refuses workers whose weights differ, which no later step would put right."""
+    if workers().place.count == 1:
+        return
+    other = workers().differing(f"{global_step(method)} {weights_digest(method)}")
+    if other is not None:
+        raise UserError(
+            "`--run.workdir` must be one folder that all workers share. Received: "
+            f"{folder}, from which worker {other} starts with other weights than "
+            "worker 0. Wait until all machines see the same files, and start again."
+        )
 
 
 def _already_done(start: int, steps: int, folder: pathlib.Path) -> Fitted:

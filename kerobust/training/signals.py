@@ -67,10 +67,16 @@ class StopOnSignal(StepCallback):
 
     def after_step(self, logs):
         """Makes this step the last if a signal has come."""
-        if workers().place.count > 1 and not self.passed(self.interval):
+        alone = workers().place.count == 1
+        if not (alone or self.passed(self.interval) or self.last):
             return
         if workers().any(self.received is not None):
             self.model.stop_training = self.stopped = True
+
+    def _rest(self) -> str:
+        if workers().place.count == 1:
+            return "this step"
+        return f"at most {self.interval} steps"
 
     def _note(self, number, frame):
         self.received = signal.Signals(number).name
@@ -83,8 +89,9 @@ class StopOnSignal(StepCallback):
             count += 1
             if count > 1:
                 os._exit(128 + byte[0])
+            name, rest = signal.Signals(byte[0]).name, self._rest()
             print(
-                f"\n{signal.Signals(byte[0]).name}: finishing this step, then saving. "
+                f"\n{name}: finishing {rest}, then saving. "
                 "A second signal quits at once, without saving.",
                 file=sys.stderr,
                 flush=True,

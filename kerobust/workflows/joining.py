@@ -1,15 +1,22 @@
 """The moment before the first stage: one run folder, the same run on every worker."""
 
+import json
+import pathlib
 import secrets
 
 import tensorflow as tf
 
+import kerobust
 from kerobust import run_folder
+from kerobust.batch_state import path_digest
 from kerobust.config import UserError
 from kerobust.distribute import workers
+from kerobust.experiment import ExperimentConfig
 from kerobust.workflows.preparing import Experiment
 
 _TOKEN = ".workers"  # File of the run folder.
+# What a machine may have for itself.
+_LOCAL = ("data.dir", "data.download", "data.memory_gigabytes", "run.workdir")
 
 
 def join(experiment: Experiment) -> None:
@@ -20,17 +27,29 @@ def join(experiment: Experiment) -> None:
             workers have different settings or data, or one does not see the folder.
     """
     config, digest, own = experiment.config, experiment.source.digest, workers()
-    own.by_chief(lambda: str(run_folder.claim(config, digest)))
-    identities = own.exchange(run_folder.identity(config, digest).encode())
-    others = [i for i, each in enumerate(identities) if each != identities[0]]
-    if others:
+    other = own.differing(_everything(config, digest))
+    if other is not None:
         raise UserError(
-            "All workers must be started with the same flags on the same data. "
-            f"Received: other settings or data on worker {others[0]} than on worker 0. "
-            "Start them with the same command; only TF_CONFIG may differ."
+            "All workers must be started with the same flags on the same data by the "
+            "same version. Received: something else on worker "
+            f"{other} than on worker 0. Start them with the same command; only "
+            f"TF_CONFIG and {', '.join(f'--{name}' for name in _LOCAL)} may differ."
         )
+    own.by_chief(lambda: str(run_folder.claim(config, digest)))
     if own.place.count > 1:
         _require_shared(experiment)
+
+
+def _everything(config: ExperimentConfig, digest: str) -> str:
+    """Returns all that workers must agree on, since they take every step together."""
+    start = config.run.init_from
+    about = {
+        "version": kerobust.__version__,
+        "data": digest,
+        "start": path_digest(start) if start and pathlib.Path(start).exists() else "",
+    }
+    flags = {k: v for k, v in config.to_flags().items() if k not in _LOCAL}
+    return json.dumps([about, flags], sort_keys=True)
 
 
 def _require_shared(experiment: Experiment) -> None:

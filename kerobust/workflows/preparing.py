@@ -36,12 +36,31 @@ class Experiment:
 
 def prepare(config: ExperimentConfig) -> Experiment:
     """Sets up devices, workers and precision and loads the data; writes nothing."""
-    devices = config.run.devices
-    workers = start(devices)
-    for settings in (config.start, config.pretrain, config.finetune):
-        settings.check_shares(workers.place.count, devices)
+    workers = start(config.run.devices)
+    _check_shares(config, workers.place.count)
     if config.run.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(config.run.mixed_precision)
-    source = datasets.load(config.data)
+    # What one worker downloads, the next ones may find.
+    load = workers.in_turn if config.data.download else lambda work: work()
+    source = load(lambda: datasets.load(config.data))
     return Experiment(config, source, pathlib.Path(config.run.workdir))
+
+
+def _check_shares(config: ExperimentConfig, workers: int) -> None:
+    """Refuses trainings whose steps these workers and devices cannot share."""
+    stages, devices = set(config.run.stages), config.run.devices
+    trained = {
+        "start": config.start,
+        "pretrain": config.pretrain,
+        "finetune": config.finetune,
+        "baselines": config.finetune,
+    }
+    for name in trained.keys() & stages:
+        trained[name].check_shares(workers, devices)
+    config.run.require(
+        workers == 1 or not config.run.jit_compile,
+        "jit_compile",
+        f"must be false with {workers} workers",
+        "XLA cannot compile a step that is shared by several devices.",
+    )

@@ -231,6 +231,7 @@ def _estimate(experiment: Experiment) -> int:
 
 def _print_estimate(name: str, method: Method, settings: OptimisationConfig, split):
     steps, size = settings.steps(split.size), settings.batch_size
+    workers = distribute.workers()
     seconds = []
     for count in (1, 1, 6):  # Tracing and start, the start alone, five steps more.
         batches = training_batches(
@@ -239,7 +240,9 @@ def _print_estimate(name: str, method: Method, settings: OptimisationConfig, spl
             steps=count,
             views=method.view_maker,
             partners=method.PARTNERS,
+            shares=workers.shares,
         )
+        batches = workers.distributed(batches)
         started = time.perf_counter()
         method.fit(batches, steps_per_epoch=count, epochs=1, verbose=0)
         seconds.append(time.perf_counter() - started)

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.run_test import SHORT
 from tests.distribution.attacking import BATCH, SIZE, found
 from tests.distribution.launching import finished, run_workers, start_workers
-from tests.distribution.updates import NAMES, weights_after_two_steps
+from tests.distribution.updates import NAMES, weights_on_one_device
 
 WORKER = ("-m", "tests.distribution.worker")
 
@@ -32,6 +32,7 @@ def test_workers_tell_each_other_what_they_have(told):
         assert each["messages"].tolist() == expected
         assert each["agreed"].tolist() == ["of", "0"]
         assert each["any"].tolist() == [True, False]
+        assert each["differing"].tolist() == [True, True]
 
 
 def test_the_chief_works_for_all_and_its_errors_are_those_of_all(told):
@@ -52,7 +53,7 @@ def test_two_workers_make_the_update_of_one_device(tmp_path):
     pair = results(tmp_path, "update")
 
     for name in NAMES:
-        for index, one in enumerate(weights_after_two_steps(name)):
+        for index, one in enumerate(weights_on_one_device(name)):
             for two in pair:
                 array = two[f"{name}/{index}"]
                 np.testing.assert_allclose(one, array, 1e-6, 1e-6, err_msg=name)
@@ -72,6 +73,16 @@ def test_two_workers_find_the_flags_of_one_in_autoattack(tmp_path):
         np.testing.assert_allclose(one["adversarial"], two["adversarial"], atol=1e-5)
 
 
+@pytest.mark.slow
+def test_workers_with_models_of_their_own_are_refused(tmp_path):
+    run_workers(2, *WORKER, tmp_path, "shuffled")
+
+    for each in results(tmp_path, "shuffled"):
+        assert "`model` and `images` must be the same on all workers" in str(
+            each["error"]
+        )
+
+
 def command(workdir, *more) -> tuple:
     stages = "--run.stages=pretrain,evaluate"
     attacks = ("--evaluate.attacks=fgsm", "--evaluate.curve=false")
@@ -80,59 +91,79 @@ def command(workdir, *more) -> tuple:
     return ("-m", "kerobust.train", *flags, *more)
 
 
-@pytest.mark.slow
-def test_a_run_of_two_workers_is_continued_after_a_signal_to_one(tmp_path):
-    line = command(tmp_path, "--run.log_steps=2")
-    workers = start_workers(2, *line)
-    log = tmp_path / "pretrain" / "metrics.jsonl"
-    while not log.exists() or len(log.read_text().splitlines()) < 3:
+def in_step(workers, workdir, rows: int) -> None:
+    """Waits until the training has logged some rows."""
+    log = workdir / "pretrain" / "metrics.jsonl"
+    while not log.exists() or len(log.read_text().splitlines()) < rows:
         assert workers[0].poll() is None
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_worker_stops_both_and_any_number_continues(tmp_path):
+    line = command(tmp_path, "--run.log_steps=20", "--run.checkpoint_steps=2")
+    workers = start_workers(2, *line)
+    in_step(workers, tmp_path, 1)
     workers[1].send_signal(signal.SIGTERM)
 
     first = finished(workers, 75)
-    second = run_workers(2, *line)
+    alone = run_workers(1, *line)
+    (tmp_path / "report.json").unlink()
+    again = run_workers(2, *line, "--evaluate.limit=50")
 
+    assert "finishing at most 20 steps, then saving" in first[1][1]
     assert "the same command continues it" in first[0][0]
-    assert "pretrain continues from step" in second[0][0]
-    assert second[1][0] == "worker 1 of 2\n"  # The chief alone prints.
-    report = json.loads((tmp_path / "report.json").read_text())
+    assert "pretrain continues from step" in alone[0][0]
+    assert again[1][0] == "worker 1 of 2\n"  # The chief alone prints.
+    assert json.loads((tmp_path / "report.json").read_text())["rows"]
     found = json.loads(next(tmp_path.rglob("results.json")).read_text())
-    assert len(found["examples"]["clean"]) == 40
-    assert report["rows"]
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert len(found["examples"]["clean"]) == 50
+    rows = (tmp_path / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(row)["step"] for row in rows]
+    assert steps == sorted(set(steps)) and steps[-1] == 34
 
 
 @pytest.mark.slow
-def test_the_others_say_so_when_a_worker_is_killed(tmp_path):
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_other_says_so_when_a_worker_is_killed(tmp_path, killed):
     workers = start_workers(2, *command(tmp_path, "--pretrain.epochs=50"))
-    while not (tmp_path / "pretrain" / "checkpoints").exists():
-        assert workers[0].poll() is None
-        time.sleep(0.2)
-    time.sleep(3)
-    workers[1].kill()
-    output, errors = workers[0].communicate(timeout=300)
-    workers[1].communicate()
+    in_step(workers, tmp_path, 3)
+    workers[killed].kill()
+    output, errors = workers[1 - killed].communicate(timeout=300)
+    workers[killed].communicate()
 
-    assert workers[0].returncode == 2, output + errors
+    assert workers[1 - killed].returncode == 2, output + errors
     assert "names a worker that has ended or cannot be reached" in errors
     assert "Traceback" not in errors
 
 
 @pytest.mark.slow
-def test_workers_with_other_flags_are_refused(tmp_path):
-    script = tmp_path / "own_seed.py"
+def test_two_workers_estimate_together(tmp_path):
+    outputs = run_workers(2, *command(tmp_path, "--dry_run"))
+
+    assert "s per step" in outputs[0][0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flag", ["run.seed={}", "run.log_steps=1{}", "evaluate.limit=1{}"]
+)
+def test_workers_with_other_flags_are_refused(tmp_path, flag):
+    script = tmp_path / "own_flag.py"
     script.write_text(
         "import json, os, sys\n"
         "from kerobust import train\n"
         "index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
-        "sys.exit(train.main([*sys.argv, f'--run.seed={index}']))\n"
+        f"sys.exit(train.main([*sys.argv, '--{flag}'.format(index)]))\n"
     )
 
     outputs = run_workers(2, script, *command(tmp_path / "run")[2:], code=2)
 
     for _, errors in outputs:
         assert "All workers must be started with the same flags" in errors
+        assert "something else on worker 1" in errors
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from kerobust import distribute
+from kerobust import distribute, workers
 
 
 def main(folder: pathlib.Path, task: str, *arguments: str) -> None:
@@ -15,7 +15,8 @@ def main(folder: pathlib.Path, task: str, *arguments: str) -> None:
     own = distribute.start()
     if os.environ.get("DETERMINISTIC"):
         tf.config.experimental.enable_op_determinism()
-    found = {"update": updates, "attack": attacked, "tell": told}[task](*arguments)
+    tasks = {"update": updates, "attack": attacked, "shuffled": shuffled, "tell": told}
+    found = tasks[task](*arguments)
     np.savez(folder / f"{task}-{own.place.index}.npz", **found)
 
 
@@ -35,11 +36,22 @@ def attacked(state_dir: str = "") -> dict[str, np.ndarray]:
     return found(state_dir or None)
 
 
+def shuffled() -> dict[str, np.ndarray]:
+    from tests.distribution.attacking import found
+
+    try:
+        found(version="custom", seed=distribute.workers().place.index)
+    except ValueError as error:
+        return {"error": np.array(str(error))}
+    return {"error": np.array("nothing was refused")}
+
+
 def told() -> dict[str, np.ndarray]:
     own = distribute.workers()
     index = own.place.index
     messages = own.exchange(b"\0" * index + f"worker {index}".encode())
     mine = [i for i in range(5) if own.mine(i)]
+    workers._CHUNK = 3  # Words: everything below travels in several pieces.
     parts = own.collect([{"x": np.arange(i), "y": np.array(i)} for i in mine])
     return {
         "messages": np.array([each.hex() for each in messages]),
@@ -49,6 +61,9 @@ def told() -> dict[str, np.ndarray]:
         "error": np.array(refused(own)),
         "sizes": np.array([len(part["x"]) for part in parts]),
         "numbers": np.array([part["y"] for part in parts]),
+        "differing": np.array(
+            [own.differing("x") is None, own.differing(f"{index}") == 1]
+        ),
         "own": np.array(str(own.own("here"))),
     }
 
