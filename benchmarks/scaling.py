@@ -256,19 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     about = _measure.machine(("keras-cv", "tensorflow-addons"))
     contenders = {name: steps(name, chosen) for name in chosen.methods}
     contenders["PGD"] = attacks(chosen)
-    results, lines = {}, []
-    for name, ways in contenders.items():
-        seconds = timed(ways, chosen.rounds, name)
-        results[name] = seconds
-        ratios = {
-            "speed-up": _measure.ratios(seconds["one device"], seconds["two devices"])
-        }
-        if "in parts" in seconds:
-            ratios["parts / whole"] = _measure.ratios(
-                seconds["in parts"], seconds["one device"]
-            )
-        cells = {key: _measure.show(values) for key, values in ratios.items()}
-        lines.append({"what": name, **shown(seconds), **cells})
+    results, lines = _side_by_side(contenders, chosen.rounds)
     memory = {parts: peak(chosen, parts) for parts in (1, 2, PARTS)}
     results["peak"] = memory
     rows = [
@@ -294,6 +282,22 @@ def main(argv: list[str] | None = None) -> int:
     )
     _measure.report(NAME, chosen, about, sentence, lines, results, further=further)
     return 0
+
+
+def _side_by_side(contenders, rounds: int) -> tuple[dict, list[dict[str, str]]]:
+    """Returns the seconds of all ways in all rounds, and the rows of the table."""
+    results: dict = {}
+    lines = []
+    for name, ways in contenders.items():
+        seconds = results[name] = timed(ways, rounds, name)
+        one, two = seconds["one device"], seconds["two devices"]
+        line = {"what": name, **shown(seconds)}
+        line["speed-up"] = _measure.show(_measure.ratios(one, two))
+        if "in parts" in seconds:
+            slower = _measure.ratios(seconds["in parts"], one)
+            line["parts / whole"] = _measure.show(slower)
+        lines.append(line)
+    return results, lines
 
 
 def _assumptions() -> str:

@@ -7,9 +7,12 @@ import time
 from typing import NamedTuple
 
 import kerobust
+from kerobust.config import UserError
+from kerobust.evaluation.blessing import incomparable
 from kerobust.experiment import ExperimentConfig
+from kerobust.workflows.validating import read_results
 
-from .artifacts import RobustnessReport
+from .artifacts import Artifact, RobustnessReport
 from .base import Artifacts
 from .pipelines import Node, Pipeline, prepared
 from .store import DATABASE, Key, Store
@@ -132,12 +135,26 @@ class LocalRunner:
         return outputs
 
     def _baseline(self, pipeline: str, component, inputs: Artifacts) -> Artifacts:
-        """Returns the report of the last blessed model, if the component wants it."""
+        """Returns the report to compare with, if the component wants one.
+
+        That is the newest comparable one on a blessed model, or else, since the verdict
+        then says why not, the newest.
+        """
         if component.SPEC.INPUTS.get("baseline") is not RobustnessReport:
             return {}
         (report,) = inputs["report"]
-        found = self.store.last_blessed(pipeline, report)
-        return {} if found is None else {"baseline": [found]}
+        older = self.store.blessed_before(pipeline, report)
+        comparable = [each for each in older if _comparable(report, each)]
+        found = (comparable or older)[:1]
+        return {"baseline": found} if found else {}
+
+
+def _comparable(report: Artifact, older: Artifact) -> bool:
+    try:
+        pair = [read_results(each.uri, "--run.workdir") for each in (report, older)]
+    except UserError:
+        return False
+    return incomparable(*pair) is None
 
 
 @functools.cache

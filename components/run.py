@@ -7,6 +7,7 @@ import sys
 from kerobust import flags
 from kerobust.config import Config, setting
 from kerobust.experiment import ExperimentConfig
+from kerobust.training.fit import RunConfig
 
 from .lineage_page import write_page
 from .local_runner import LocalRunner
@@ -52,6 +53,13 @@ def run(config: PipelineSettings, dry_run: bool = False) -> int:
         for node in pipeline.nodes:
             print(f"[{node.name}] {dict(node.inputs)}")
         return 0
+    ignored = [
+        f"--run.{name}"
+        for name in ("stages", "workdir")
+        if getattr(config.run, name) != getattr(RunConfig(), name)
+    ]
+    if ignored:
+        print(f"{' and '.join(ignored)}: decided by the components, not by the flag")
     runner = LocalRunner(pathlib.Path(chosen.root), caching=not chosen.nocache)
     results = runner.run(pipeline, config)
     print(f"page: {write_page(runner.root, pipeline, results, runner.store)}")

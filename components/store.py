@@ -149,8 +149,8 @@ class Store:
         changes = key.changes(_key(finished[-1], key.component))
         return "; ".join(changes) or "its outputs were changed or removed"
 
-    def last_blessed(self, pipeline: str, report: Artifact) -> Artifact | None:
-        """Returns the newest older report of a pipeline whose model was blessed.
+    def blessed_before(self, pipeline: str, report: Artifact) -> list[Artifact]:
+        """Returns the older reports of a pipeline on blessed models, newest first.
 
         Args:
             pipeline: Name of the pipeline.
@@ -162,7 +162,7 @@ class Store:
         first = min(same, default=report.id)
         context = self._store.get_context_by_type_and_name("pipeline", pipeline)
         if context is None:
-            return None
+            return []
         own = {x.id for x in self._store.get_executions_by_context(context.id)}
         found: dict[int, Artifact] = {}
         for record in self._finished("validate"):
@@ -171,7 +171,7 @@ class Store:
             blessed = _is_blessed(outputs["blessing"][0]) and older.is_intact()
             if record.id in own and blessed and older.id < first:
                 found[older.id] = older
-        return found[max(found)] if found else None
+        return [found[name] for name in sorted(found, reverse=True)]
 
     def producer(self, artifact: Artifact) -> tuple[int, Key, str, Artifacts] | None:
         """Returns number, key, pipeline and inputs of what made an artifact."""

@@ -68,6 +68,23 @@ def bless(
     }
 
 
+def incomparable(found: Mapping[str, Any], baseline: Mapping[str, Any]) -> str | None:
+    """Returns what keeps two evaluations from being compared; None if nothing does.
+
+    Args:
+        found: Content of a `results.json`.
+        baseline: That of another one.
+    """
+    for part, first, second in (
+        ("threat", found["threat"], baseline["threat"]),
+        ("attacks", _attacks(found), _attacks(baseline)),
+        ("images", _images(found), _images(baseline)),
+    ):
+        if first != second:
+            return part
+    return None
+
+
 def _check(name: str, wanted: str, found: str, passed: bool | None) -> dict:
     return {"name": name, "wanted": wanted, "found": found, "passed": passed}
 
@@ -93,13 +110,9 @@ def _masking(found, config: ValidateConfig) -> dict | None:
 
 def _drop(found, baseline, kind: str, most: float) -> dict:
     name, wanted = f"{_KINDS[kind]}, change", f"at least {-most:+.2%}"
-    for part, first, second in (
-        ("threat", found["threat"], baseline["threat"]),
-        ("attacks", _attacks(found), _attacks(baseline)),
-        ("images", _images(found), _images(baseline)),
-    ):
-        if first != second:
-            return _check(name, wanted, f"other {part} in the baseline", None)
+    other = incomparable(found, baseline)
+    if other is not None:
+        return _check(name, wanted, f"other {other} in the baseline", None)
     flags = _flags(found, kind), _flags(baseline, kind)
     change, low, high = paired_bootstrap(*flags)
     text = f"{change:+.2%} [{low:+.2%}, {high:+.2%}]"

@@ -129,23 +129,19 @@ def fit(
     _prepare(method, steps, run)
     folder, own = pathlib.Path(folder), workers().own(folder)
     state = tf.train.Checkpoint(method=method, optimizer=method.optimizer)
-    extra = {"config_digest": digest}
-    kept = _checkpoints(folder, run.keep_checkpoints)
-    workers().in_turn(lambda: kept.restore(state, extra))
-    start = global_step(method)
-    _require_same_start(method, folder)
+    kept, extra = _checkpoints(folder, run.keep_checkpoints), {"config_digest": digest}
+    start = _restore(kept, state, extra, method)
     if start >= steps:
         return _already_done(start, steps, folder)
 
-    chief = workers().place.chief
-    checkpoints = _checkpoints(own, run.keep_checkpoints if chief else 1)
+    saved = kept if workers().place.chief else _checkpoints(own, keep=1)
     progress = Progress(steps, folder.name, batch_size)
     measured = Probes(steps, probes, progress.say)
-    intervals = (run.log_steps, run.checkpoint_steps)
-    log = MetricsLog(steps, own, batch_size, intervals, measured)
+    rows = (run.log_steps, run.checkpoint_steps)
+    log = MetricsLog(steps, own, batch_size, rows, measured)
     guard = StopOnNonFinite(steps, kept)
     trouble = StopOnTrouble(steps, run.log_steps, progress.say)
-    save = SaveEvery(steps, run.checkpoint_steps, checkpoints, state, extra)
+    save = SaveEvery(steps, run.checkpoint_steps, saved, state, extra)
     with StopOnSignal(steps, run.log_steps) as stop, log.open(start, hparams):
         method.fit(
             workers().distributed(batches(start)),
@@ -164,17 +160,25 @@ def _checkpoints(folder: pathlib.Path, keep: int) -> Checkpoints:
     return Checkpoints(folder / "checkpoints", keep=keep)
 
 
-def _require_same_start(method: tf.keras.Model, folder: pathlib.Path) -> None:
-    """Refuses workers whose weights differ, which no later step would put right."""
-    if workers().place.count == 1:
-        return
-    other = workers().differing(f"{global_step(method)} {weights_digest(method)}")
+def _restore(checkpoints: Checkpoints, state, extra, method: tf.keras.Model) -> int:
+    """Returns the step of the newest checkpoint, 0 without one, after reading it.
+
+    Workers read one after the other. Those whose weights differ afterwards are refused,
+    since no later step would put that right.
+    """
+    workers().in_turn(lambda: checkpoints.restore(state, extra))
+    start, digest = global_step(method), ""
+    if workers().place.count > 1:
+        digest = f"{start} {weights_digest(method)}"
+    other = workers().differing(digest)
     if other is not None:
         raise UserError(
             "`--run.workdir` must be one folder that all workers share. Received: "
-            f"{folder}, from which worker {other} starts with other weights than "
-            "worker 0. Wait until all machines see the same files, and start again."
+            f"{checkpoints.folder}, from which worker {other} starts with other "
+            "weights than worker 0. Wait until all machines see the same files, and "
+            "start again."
         )
+    return start
 
 
 def _already_done(start: int, steps: int, folder: pathlib.Path) -> Fitted:

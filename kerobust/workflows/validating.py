@@ -42,7 +42,7 @@ def validate(experiment: Experiment, folder: pathlib.Path | None = None) -> bool
     text = json.dumps({**verdict, **about}, indent=1)
     write_atomically((folder or experiment.workdir) / BLESSING, text.encode())
     for check in verdict["checks"]:
-        word = {True: "yes", False: "NO", None: "not comparable"}[check["passed"]]
+        word = {True: "yes", False: "NO", None: "not known"}[check["passed"]]
         print(f"{check['name']}: {check['found']}, wanted {check['wanted']}: {word}")
     print("blessed" if verdict["blessed"] else "not blessed", flush=True)
     return verdict["blessed"]

@@ -35,6 +35,7 @@ def run(tmp_path, model, *flags):
     )
 
 
+@pytest.mark.slow
 def test_a_keras_file_gets_the_whole_suite(network, tmp_path):
     network.save(tmp_path / "model.keras")
 

@@ -13,6 +13,7 @@ from kerobust.data import DataConfig, load
 from kerobust.flags import USER_ERROR
 from kerobust.models import VisionTransformer, load_bundle, save_bundle
 from kerobust.workflows.contenders import linear_probe
+from tests.methods.tiny import tiny_pretraining
 
 FLAGS = (
     *("--attack.epsilon=0.05", "--evaluate.attacks=fgsm", "--evaluate.limit=60"),
@@ -158,6 +159,25 @@ def test_a_blessed_model_is_pushed_once(copied, bundle, tmp_path, capsys):
     card = (version / "README.md").read_text()
     assert "fgsm, linf 0.05, 60 images" in card and "\n# probe\n" in card
     assert json.loads((version / "blessing.json").read_text())["blessed"]
+
+
+def test_an_ensemble_is_pushed_as_one_classifier(tmp_path):
+    tf.keras.utils.set_random_seed(0)
+    ensemble = tiny_pretraining("ensemble").ensemble
+    images = load(DataConfig()).splits["test"].fetch([0, 1])
+    expected = ensemble(images)
+    save_bundle(ensemble, tmp_path / "ensemble", {"flags": {"method": "ensemble"}})
+    given = ("--method=ensemble", f"--push.dir={tmp_path / 'shelf'}")
+    given += ("--evaluate.diversity=false",)
+
+    code = run(
+        tmp_path / "run", "evaluate,validate,push", tmp_path / "ensemble", *given
+    )
+
+    assert code == 0
+    served = tf.saved_model.load(str(tmp_path / "shelf" / "model" / "1"))
+    found = served.signatures["serving_default"](images)["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_versions_count_up(copied, bundle, tmp_path):

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from kerobust.components import local_runner
 from kerobust.components.example_gen import ExampleGen
 from kerobust.components.local_runner import LocalRunner
 from kerobust.components.pipelines import Node, Pipeline
@@ -147,6 +148,27 @@ def test_the_baseline_is_the_last_blessed_older_report(run):
     # Older ones do not meet younger ones, so going back and forth runs nothing.
     for steps in (5, 2, 7):
         assert all(result.cached for result in run(steps=steps, seed=3))
+
+
+def test_the_newest_comparable_report_is_the_baseline(run, monkeypatch):
+    # Steps of another parity stand for other attacks.
+    def results(folder, flag):
+        return int(json.loads((folder / "report.json").read_text())["steps"])
+
+    monkeypatch.setattr(local_runner, "read_results", results)
+    monkeypatch.setattr(
+        local_runner, "incomparable", lambda a, b: "attacks" if (a - b) % 2 else None
+    )
+    written = {}
+    for steps in (4, 6, 7, 8):
+        write, judge = run(steps=steps, seed=3)
+        written[steps] = str(write.outputs["report"][0].uri)
+        (blessing,) = judge.outputs["blessing"]
+        verdict = json.loads((blessing.uri / "blessing.json").read_text())
+
+        # 7 has nothing to be compared with: the newest one says so.
+        expected = {4: [], 6: [4], 7: [6], 8: [6]}[steps]
+        assert verdict["baseline"] == [written[each] for each in expected]
 
 
 def test_a_lost_verdict_is_no_obstacle(run):

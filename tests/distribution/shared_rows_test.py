@@ -86,6 +86,7 @@ def test_replicas_count_apart(given):
     assert [int(count) for count in counts] == [2, 3]
 
 
+@pytest.mark.slow
 def test_a_suite_finds_the_flags_of_one_device_on_two():
     one = found(version="custom")
     with strategy(2).scope():

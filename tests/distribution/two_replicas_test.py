@@ -12,13 +12,16 @@ from tests.distribution.updates import (
     weights_on_one_device,
 )
 
-FAST = ("mimir", "natural")  # What the others do differently is little.
-ROWS = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in NAMES
-]
+
+def rows(*fast: str) -> list:
+    """Returns all methods, but for some as slow rows: they repeat what those show."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in fast))
+        for name in NAMES
+    ]
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", rows("mimir", "natural"))
 def test_two_devices_make_the_update_of_one(name):
     one = weights_on_one_device(name)
     two = weights_after_two_steps(name, 2)
@@ -27,7 +30,7 @@ def test_two_devices_make_the_update_of_one(name):
         np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", rows("natural"))
 def test_parts_of_a_batch_make_the_update_of_the_batch(name):
     whole = weights_on_one_device(name)
     parts = weights_after_two_steps(name, accumulation_steps=2)
