@@ -1,0 +1,177 @@
+"""Exact counts of segmentations and depth maps, and what follows from them."""
+
+import numpy as np
+
+from kerobust.config import UserError
+
+
+class Confusion:
+    """Pixels by label and prediction, counted over a whole data set.
+
+    Args:
+        num_classes: K.
+        void: Class that means "nothing in particular": pixels with this label do not
+            count, and it has no part in means; predicting it elsewhere is an error.
+            None = an ordinary class.
+        ignore: Label outside of the classes whose pixels do not count, such as 255.
+
+    Attributes:
+        counts: int64 [K, K], pixels by label (row) and prediction (column).
+
+    Differences:
+        The cross-task benchmark's code has void=0 everywhere, so its VOC numbers leave
+        the background out; the usual VOC convention is ignore=255 alone. Its "mean
+        accuracy" divides by predicted pixels: here `mean_precision`.
+    """
+
+    def __init__(
+        self, num_classes: int, void: int | None = None, ignore: int | None = None
+    ):
+        self.num_classes, self.void, self.ignore = num_classes, void, ignore
+        self.counts = np.zeros([num_classes, num_classes], np.int64)
+
+    def update(self, labels, predictions) -> None:
+        """Counts the pixels of an image or of a batch.
+
+        Args:
+            labels: int [...].
+            predictions: int, the same shape, 0 to K - 1.
+
+        Raises:
+            UserError: If the shapes differ, or a label is no class and not ignored.
+        """
+        labels, predictions = np.asarray(labels), np.asarray(predictions)
+        if labels.shape != predictions.shape:
+            raise UserError(
+                "Masks and predictions must have the same size. Received: masks of "
+                f"shape {labels.shape}, predictions of shape {predictions.shape}."
+            )
+        shown = np.ones(labels.shape, bool)
+        for label in (self.void, self.ignore):
+            if label is not None:
+                shown &= labels != label
+        labels, predictions = labels[shown], predictions[shown]
+        if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+            raise UserError(
+                f"Masks must hold classes from 0 to {self.num_classes - 1}"
+                f"{'' if self.ignore is None else f' or {self.ignore}'}. Received: "
+                f"label {wrong[0]} on {wrong.size} pixels. Raise the number of classes "
+                "or ignore that label."
+            )
+        cells = labels.astype(np.int64) * self.num_classes + predictions
+        found = np.bincount(cells, minlength=self.num_classes**2)
+        self.counts += found.reshape(self.counts.shape)
+
+    @property
+    def intersection_over_union(self) -> np.ndarray:
+        """float64 [K]; NaN for `void` and for what is neither there nor predicted."""
+        right = np.diag(self.counts)
+        union = self.counts.sum(0) + self.counts.sum(1) - right
+        return self._shares(right, union)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean intersection over union of the classes that occur."""
+        return _mean(self.intersection_over_union)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the pixels that are right."""
+        return float(np.diag(self.counts).sum() / max(self.counts.sum(), 1))
+
+    @property
+    def mean_recall(self) -> float:
+        """Mean over classes of the share of their pixels that is found."""
+        return _mean(self._shares(np.diag(self.counts), self.counts.sum(1)))
+
+    @property
+    def mean_precision(self) -> float:
+        """Mean over classes of the share of what is predicted that is right."""
+        return _mean(self._shares(np.diag(self.counts), self.counts.sum(0)))
+
+    def _shares(self, right: np.ndarray, total: np.ndarray) -> np.ndarray:
+        shares = np.full(self.num_classes, np.nan)
+        np.divide(right, total, out=shares, where=total > 0)
+        if self.void is not None:
+            shares[self.void] = np.nan
+        return shares
+
+
+class DepthErrors:
+    """Errors of depth maps in metres, on the same pixels with and without attack.
+
+    Args:
+        least: Smallest depth that counts, in metres; what is nearer, or 0, is unknown.
+        most: Largest depth that counts.
+
+    Attributes:
+        images: Number of images with a pixel that counts.
+        pixels: Number of pixels that count.
+    """
+
+    def __init__(self, least: float = 1e-3, most: float = 10.0):
+        self.least, self.most = least, most
+        self.images = self.pixels = 0
+        self._squares = self._relative = self._roots = 0.0
+        self._near = 0
+
+    def update(self, depth, prediction) -> None:
+        """Adds one image.
+
+        Args:
+            depth: float [H, W], metres.
+            prediction: float [H, W], metres, above 0 where the depth counts.
+
+        Raises:
+            UserError: If the shapes differ, or a prediction is not a finite number
+                above 0.
+        """
+        depth, prediction = np.asarray(depth, float), np.asarray(prediction, float)
+        if depth.shape != prediction.shape:
+            raise UserError(
+                "Depth maps and predictions must have the same size. Received: depth "
+                f"of shape {depth.shape}, predictions of shape {prediction.shape}."
+            )
+        counts = (depth >= self.least) & (depth <= self.most)
+        truth, found = depth[counts], prediction[counts]
+        if not truth.size:
+            return
+        if not (np.isfinite(found).all() and found.min() > 0):
+            raise UserError(
+                "Predicted depths must be finite and above 0 metres. Received: from "
+                f"{found.min():g} to {found.max():g}."
+            )
+        squares = np.square(found - truth)
+        self.images += 1
+        self.pixels += truth.size
+        self._squares += squares.sum()
+        self._roots += np.sqrt(squares.mean())
+        self._relative += (np.abs(found - truth) / truth).sum()
+        self._near += int((np.maximum(found / truth, truth / found) < 1.25).sum())
+
+    @property
+    def rmse(self) -> float:
+        """Root of the mean square over all pixels, metres."""
+        return float(np.sqrt(self._squares / max(self.pixels, 1)))
+
+    @property
+    def rmse_of_images(self) -> float:
+        """Mean over images of the root mean square of each, metres."""
+        return float(self._roots / max(self.images, 1))
+
+    @property
+    def relative_error(self) -> float:
+        """Mean over pixels of |prediction - depth| / depth (AbsRel)."""
+        return float(self._relative / max(self.pixels, 1))
+
+    @property
+    def within_a_quarter(self) -> float:
+        """Share of pixels that are off by a factor below 1.25 (delta 1)."""
+        return self._near / max(self.pixels, 1)
+
+
+def _mean(shares: np.ndarray) -> float:
+    """Returns the mean of what is a number; NaN if nothing is."""
+    known = shares[~np.isnan(shares)]
+    return float(known.mean()) if known.size else float("nan")
