@@ -31,6 +31,7 @@ COMMANDS = {"train", "probe", "evaluate", "convert"}
 ALLOWED = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),
     **dict.fromkeys(PARTS, FOUNDATION),
+    "attacks": FOUNDATION | {"losses"},
     "training": FOUNDATION,
     "tasks": FOUNDATION | PARTS | {"training"},
     "evaluation": FOUNDATION | PARTS | {"training", "tasks"},

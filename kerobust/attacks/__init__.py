@@ -7,6 +7,7 @@ from kerobust.attacks.balls import BALLS, L1Ball, L2Ball, LinfBall, NormBall
 from kerobust.attacks.base import Attack
 from kerobust.attacks.config import AttackConfig
 from kerobust.attacks.curve import SecurityCurve, security_curve
+from kerobust.attacks.dense import DepthError, DepthPGD, PixelCrossEntropy, SegPGD
 from kerobust.attacks.diagnostics import diagnose
 from kerobust.attacks.diverse import DiversePGD
 from kerobust.attacks.fab import FAB
@@ -71,6 +72,8 @@ __all__ = [
     "CosineDistance",
     "CrossEntropy",
     "DecayingPGD",
+    "DepthError",
+    "DepthPGD",
     "DiversePGD",
     "FeatureDistance",
     "FeatureMatch",
@@ -87,8 +90,10 @@ __all__ = [
     "MultiNormReport",
     "NormBall",
     "Objective",
+    "PixelCrossEntropy",
     "ReweightedEnsemble",
     "SecurityCurve",
+    "SegPGD",
     "SoftCrossEntropy",
     "SparsePGD",
     "Square",

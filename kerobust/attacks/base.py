@@ -2,6 +2,7 @@
 
 import warnings
 import weakref
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -13,7 +14,7 @@ from kerobust.attacks.arguments import any_batch, as_tensors, spread
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.differentiation import differentiate
-from kerobust.attacks.objectives import CrossEntropy, LogitObjective, as_objective
+from kerobust.attacks.objectives import CrossEntropy, Objective, as_objective
 from kerobust.attacks.tracing import traced
 from kerobust.attacks.weak import WeakIdentityCache
 from kerobust.distribute import over_replicas, sharing_replicas
@@ -83,7 +84,7 @@ class Attack(tf.keras.layers.Layer):
     """
 
     # Of a victim that is not an objective.
-    default_objective: type[LogitObjective] = CrossEntropy
+    default_objective: Callable[..., Objective] = CrossEntropy
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import inspect
 import weakref
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -212,8 +213,8 @@ def infer(victim, images: tf.Tensor):
 
 
 @tf.autograph.experimental.do_not_convert
-def as_objective(victim, kind: type[LogitObjective] = CrossEntropy) -> Objective:
-    """Returns `victim` if it is an objective, else the objective `kind` on its logits.
+def as_objective(victim, kind: Callable[..., Objective] = CrossEntropy) -> Objective:
+    """Returns `victim` if it is an objective, else the objective `kind` on it.
 
     The same victim always gets the same object, which lives as long as the victim: an
     attack compiles once per objective. A lambda built anew for each call is a new

@@ -13,32 +13,29 @@ class Confusion:
         void: Class that means "nothing in particular": pixels with this label do not
             count, and it has no part in means; predicting it elsewhere is an error.
             None = an ordinary class.
-        ignore: Label outside of the classes whose pixels do not count, such as 255.
 
     Attributes:
         counts: int64 [K, K], pixels by label (row) and prediction (column).
 
     Differences:
         The cross-task benchmark's code has void=0 everywhere, so its VOC numbers leave
-        the background out; the usual VOC convention is ignore=255 alone. Its "mean
+        the background out, which the usual convention counts. Its "mean
         accuracy" divides by predicted pixels: here `mean_precision`.
     """
 
-    def __init__(
-        self, num_classes: int, void: int | None = None, ignore: int | None = None
-    ):
-        self.num_classes, self.void, self.ignore = num_classes, void, ignore
+    def __init__(self, num_classes: int, void: int | None = None):
+        self.num_classes, self.void = num_classes, void
         self.counts = np.zeros([num_classes, num_classes], np.int64)
 
     def update(self, labels, predictions) -> None:
         """Counts the pixels of an image or of a batch.
 
         Args:
-            labels: int [...].
+            labels: int [...]; -1 = no label, does not count.
             predictions: int, the same shape, 0 to K - 1.
 
         Raises:
-            UserError: If the shapes differ, or a label is no class and not ignored.
+            UserError: If the shapes differ, or a label is no class.
         """
         labels, predictions = np.asarray(labels), np.asarray(predictions)
         if labels.shape != predictions.shape:
@@ -46,18 +43,14 @@ class Confusion:
                 "Masks and predictions must have the same size. Received: masks of "
                 f"shape {labels.shape}, predictions of shape {predictions.shape}."
             )
-        shown = np.ones(labels.shape, bool)
-        for label in (self.void, self.ignore):
-            if label is not None:
-                shown &= labels != label
+        shown = (labels != -1) & (labels != (-1 if self.void is None else self.void))
         labels, predictions = labels[shown], predictions[shown]
         if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
             wrong = labels[(labels < 0) | (labels >= self.num_classes)]
             raise UserError(
-                f"Masks must hold classes from 0 to {self.num_classes - 1}"
-                f"{'' if self.ignore is None else f' or {self.ignore}'}. Received: "
-                f"label {wrong[0]} on {wrong.size} pixels. Raise the number of classes "
-                "or ignore that label."
+                f"Masks must hold classes from 0 to {self.num_classes - 1}, or -1 "
+                f"where there is no label. Received: label {wrong[0]} on {wrong.size} "
+                "pixels. Raise the number of classes, or write -1 for that label."
             )
         cells = labels.astype(np.int64) * self.num_classes + predictions
         found = np.bincount(cells, minlength=self.num_classes**2)

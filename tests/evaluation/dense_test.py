@@ -31,8 +31,8 @@ def test_mean_iou_is_that_of_the_original_code_in_both_conventions():
 
 
 def test_accuracies_by_hand():
-    found = Confusion(3, ignore=9)
-    found.update([0, 0, 0, 1, 9], [0, 0, 1, 1, 2])
+    found = Confusion(3)
+    found.update([0, 0, 0, 1, -1], [0, 0, 1, 1, 2])
 
     assert found.counts.sum() == 4
     assert found.pixel_accuracy == 3 / 4
@@ -49,8 +49,8 @@ def test_predicting_void_on_a_labelled_pixel_is_an_error():
 
 
 def test_nothing_that_counts_is_no_number_and_no_warning():
-    found = Confusion(3, ignore=255)
-    found.update(np.full([2, 2], 255), np.zeros([2, 2], int))
+    found = Confusion(3)
+    found.update(np.full([2, 2], -1), np.zeros([2, 2], int))
 
     assert np.isnan(found.mean_iou) and found.pixel_accuracy == 0.0
 
@@ -58,14 +58,18 @@ def test_nothing_that_counts_is_no_number_and_no_warning():
 @pytest.mark.parametrize(
     ("labels", "predictions", "text"),
     [
-        ([0, 3], [0, 0], "classes from 0 to 2 or 255. Received: label 3 on 1 pixels"),
-        ([-1, 0], [0, 0], "Received: label -1 on 1 pixels"),
+        (
+            [0, 3],
+            [0, 0],
+            "from 0 to 2, or -1 where there is no label. Received: label 3 on 1",
+        ),
+        ([-2, 255], [0, 0], "Received: label -2 on 2 pixels"),
         ([[0, 1]], [0, 1], "masks of shape (1, 2), predictions of shape (2,)"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(labels, predictions, text):
     with pytest.raises(UserError) as caught:
-        Confusion(3, ignore=255).update(labels, predictions)
+        Confusion(3).update(labels, predictions)
 
     assert text in str(caught.value)
 
