@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from kerobust.config import UserError
 from kerobust.models.convnet import ConvNet
+from kerobust.models.dense_heads import DensePredictor, DepthHead, SegmentationHead
 from kerobust.models.ensemble import Ensemble
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder
@@ -40,6 +41,9 @@ CLASSES = {
     "Classifier": Classifier,
     "Ensemble": Ensemble,
     "DinoHead": DinoHead,
+    "SegmentationHead": SegmentationHead,
+    "DepthHead": DepthHead,
+    "DensePredictor": DensePredictor,
 }
 CONFIG, WEIGHTS, MANIFEST = "config.json", "weights.safetensors", "manifest.json"
 
