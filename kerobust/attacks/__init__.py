@@ -10,6 +10,7 @@ from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.dense import DepthError, DepthPGD, PixelCrossEntropy, SegPGD
 from kerobust.attacks.diagnostics import diagnose
 from kerobust.attacks.diverse import DiversePGD
+from kerobust.attacks.embed import EmbedAttack, TokenDistance, whitening_of
 from kerobust.attacks.fab import FAB
 from kerobust.attacks.gradient import FGSM, PGD, DecayingPGD, MomentumPGD
 from kerobust.attacks.margins import (
@@ -75,6 +76,7 @@ __all__ = [
     "DepthError",
     "DepthPGD",
     "DiversePGD",
+    "EmbedAttack",
     "FeatureDistance",
     "FeatureMatch",
     "Finding",
@@ -100,9 +102,11 @@ __all__ = [
     "TargetedCrossEntropy",
     "TargetedDLR",
     "TargetedMargin",
+    "TokenDistance",
     "Union",
     "UnionBall",
     "diagnose",
     "ranked_goals",
     "security_curve",
+    "whitening_of",
 ]

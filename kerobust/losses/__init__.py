@@ -7,6 +7,8 @@ from kerobust.losses.dependence import (
     RenyiMutualInformation,
     chunk_mean,
 )
+from kerobust.losses.depth import gradient_loss, sig_loss
+from kerobust.losses.pixels import pixel_cross_entropy
 from kerobust.losses.reconstruction import normalise_patches, reconstruction_error
 
 __all__ = [
@@ -15,6 +17,9 @@ __all__ = [
     "NormalizedHSIC",
     "RenyiMutualInformation",
     "chunk_mean",
+    "gradient_loss",
     "normalise_patches",
+    "pixel_cross_entropy",
     "reconstruction_error",
+    "sig_loss",
 ]

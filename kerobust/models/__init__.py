@@ -3,12 +3,14 @@
 from kerobust.models.bundle import load_bundle, read_info, save_bundle
 from kerobust.models.checkpoint_files import read_state
 from kerobust.models.convnet import ConvConfig, ConvNet
+from kerobust.models.dense_heads import DensePredictor, DepthHead, SegmentationHead
 from kerobust.models.ensemble import Ensemble
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder, Mask, pixel_mask, random_mask
 from kerobust.models.pretrained import load_resnet18, load_torch_resnet
 from kerobust.models.resnet import ResNet
 from kerobust.models.resnet18 import ResNet18
+from kerobust.models.sliding import SlidingWindow
 from kerobust.models.sources import SOURCES, load_vit
 from kerobust.models.torch_names import ignored_names, to_torch_names
 from kerobust.models.vit import VisionTransformer, VitConfig
@@ -28,11 +30,15 @@ __all__ = [
     "ClassifierHead",
     "ConvConfig",
     "ConvNet",
+    "DensePredictor",
+    "DepthHead",
     "Ensemble",
     "MaeDecoder",
     "Mask",
     "ResNet",
     "ResNet18",
+    "SegmentationHead",
+    "SlidingWindow",
     "VisionTransformer",
     "VitConfig",
     "copy_encoder_weights",
