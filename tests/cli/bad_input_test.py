@@ -134,6 +134,7 @@ def test_missing_empty_and_one_class_folders_are_refused(tmp_path, capsys):
         assert_refused(outcome, "--data.name", name)
 
 
+@pytest.mark.slow
 def test_corrupt_pictures_are_skipped_up_to_a_cap(tmp_path, capsys):
     for kind in ("cats", "dogs"):
         (tmp_path / "pets" / kind).mkdir(parents=True)

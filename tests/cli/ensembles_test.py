@@ -71,6 +71,7 @@ def test_what_members_share_is_in_every_report(finished):
     assert list((finished / "evaluate" / "tensorboard").glob("*.diversity"))
 
 
+@pytest.mark.slow
 def test_an_ensemble_from_elsewhere_is_attacked_also_by_way_of_another(
     finished, tmp_path
 ):

@@ -10,7 +10,8 @@ from kerobust.data import DataConfig, load
 from tests.cli.bad_input_test import TINY, assert_refused, run
 
 
-@pytest.mark.parametrize("labelled", [pytest.param(0, marks=pytest.mark.slow), 40])
+@pytest.mark.slow
+@pytest.mark.parametrize("labelled", [0, 40])
 def test_pretraining_works_with_no_or_few_labels(tmp_path, labelled):
     images, labels = load(DataConfig()).splits["train"].arrays()
     arrays = {"labels": np.where(np.arange(96) < labelled, labels[:96], -1)}

@@ -11,7 +11,7 @@ from tests.methods.tiny import first_batch, tiny_pretraining
 
 FINETUNE = ("natural", "fast", "pgd", "trades")
 # They differ from another row by little.
-SLOW = ("ensemble", "fast", "rodino", "fare")
+SLOW = ("ensemble", "fast", "pgd", "rodino", "fare")
 ROWS = [
     pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
     for name in (*METHODS, *FINETUNE)
