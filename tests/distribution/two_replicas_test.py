@@ -12,7 +12,6 @@ from tests.distribution.updates import (
     weights_on_one_device,
 )
 
-
 # What the others do differently is little: they are slow rows.
 ROWS = [
     pytest.param(name, marks=[pytest.mark.slow] * (name != "natural")) for name in NAMES
