@@ -70,11 +70,7 @@ class Work(NamedTuple):
 
 def options(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the settings of a command line."""
-    parser = _measure.parser(__doc__)
-    parser.add_argument("--batch", type=int, default=64, help="images per step")
-    parser.add_argument("--width", type=int, default=96, help="width of the encoder")
-    parser.add_argument("--depth", type=int, default=4, help="blocks of the encoder")
-    parser.add_argument("--steps", type=int, default=5, help="steps of every attack")
+    parser = ssl_step.parser_of_sizes(__doc__)
     parser.add_argument("--members", type=int, default=3, help="of the ensemble")
     parser.add_argument(
         "--methods", nargs="*", choices=("deacl", "dverge"), default=["deacl", "dverge"]

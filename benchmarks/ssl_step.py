@@ -45,14 +45,19 @@ PASSES = ("teacher", "attack", "update")
 SHAPE = (32, 32, 3)
 
 
-def options(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the settings of a command line."""
-    parser = _measure.parser(__doc__)
+def parser_of_sizes(about: str) -> argparse.ArgumentParser:
+    """Returns a parser with the sizes of batches, encoder and attacks."""
+    parser = _measure.parser(about)
     parser.add_argument("--batch", type=int, default=64, help="images per step")
     parser.add_argument("--width", type=int, default=96, help="width of the encoder")
     parser.add_argument("--depth", type=int, default=4, help="blocks of the encoder")
     parser.add_argument("--steps", type=int, default=5, help="steps of every attack")
-    return parser.parse_args(argv)
+    return parser
+
+
+def options(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the settings of a command line."""
+    return parser_of_sizes(__doc__).parse_args(argv)
 
 
 def method_for(name: str, chosen: argparse.Namespace) -> Method:

@@ -139,9 +139,15 @@ class Workers:
             for message, extra in zip(messages, padding, strict=True)
         ]
 
-    def differing(self, value: str) -> int | None:
-        """Returns the first worker whose value is not the chief's; None = all agree."""
-        every = self.exchange(value.encode())
+    def differing(self, value: Callable[[], str]) -> int | None:
+        """Returns the first worker whose value is not the chief's; None = all agree.
+
+        Args:
+            value: Makes it; not called where there is nobody to compare with.
+        """
+        if self.place.count == 1:
+            return None
+        every = self.exchange(value().encode())
         return next((i for i, each in enumerate(every) if each != every[0]), None)
 
     def agreed(self, value: Any) -> Any:
@@ -203,20 +209,21 @@ class Workers:
         """
         if self.place.count == 1:
             return own
-        file = io.BytesIO()
         named = {
             f"{i * self.place.count + self.place.index}/{name}": array
             for i, part in enumerate(own)
             for name, array in part.items()
         }
-        np.savez(file, **named)
         found: dict[int, dict[str, np.ndarray]] = {}
-        for message in self.exchange(file.getvalue()):
-            with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
-                for key, array in arrays.items():
-                    index, name = key.split("/", 1)
-                    found.setdefault(int(index), {})[name] = array
+        for message in self.exchange(_packed(named)):
+            for key, array in _unpacked(message).items():
+                index, name = key.split("/", 1)
+                found.setdefault(int(index), {})[name] = array
         return [found[index] for index in sorted(found)]
+
+    def of_chief(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the chief's arrays by name; those of the others are not looked at."""
+        return _unpacked(self.exchange(_packed(arrays) if self.place.chief else b"")[0])
 
     @contextlib.contextmanager
     def one_voice(self) -> Iterator[None]:
@@ -250,6 +257,17 @@ def _gatherer(strategy, count: int) -> Callable[[tf.Tensor], tf.Tensor]:
         return strategy.experimental_local_results(every)[0]
 
     return gather
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def _unpacked(message: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(message), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 @functools.cache

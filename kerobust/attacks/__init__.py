@@ -10,7 +10,8 @@ from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.dense import DepthError, DepthPGD, PixelCrossEntropy, SegPGD
 from kerobust.attacks.diagnostics import diagnose
 from kerobust.attacks.diverse import DiversePGD
-from kerobust.attacks.embed import EmbedAttack, TokenDistance, whitening_of
+from kerobust.attacks.embed import EmbedAttack
+from kerobust.attacks.embedding import TokenDistance, whitening_of
 from kerobust.attacks.fab import FAB
 from kerobust.attacks.gradient import FGSM, PGD, DecayingPGD, MomentumPGD
 from kerobust.attacks.margins import (

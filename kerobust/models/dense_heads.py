@@ -5,6 +5,7 @@ import math
 import tensorflow as tf
 
 from kerobust.config import UserError
+from kerobust.models.heads import EncoderWithHead
 from kerobust.types import Tokens
 
 
@@ -120,7 +121,7 @@ class DepthHead(tf.keras.layers.Layer):
 
 
 @tf.keras.saving.register_keras_serializable("kerobust")
-class DensePredictor(tf.keras.Model):
+class DensePredictor(EncoderWithHead):
     """An encoder and a dense head: images to one prediction per pixel.
 
     Args:
@@ -150,20 +151,6 @@ class DensePredictor(tf.keras.Model):
         grid = grid_of(tokens.patches.shape[1], height, width)
         outputs = self.head(tokens, grid, training=training)
         return self.head.finished(tf.image.resize(outputs, [height, width]))
-
-    def get_config(self):
-        return {
-            "encoder": tf.keras.saving.serialize_keras_object(self.encoder),
-            "head": tf.keras.saving.serialize_keras_object(self.head),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        parts = {
-            name: tf.keras.saving.deserialize_keras_object(config[name])
-            for name in ("encoder", "head")
-        }
-        return cls(**parts)
 
 
 def grid_of(count: int, height: int, width: int) -> tuple[int, int]:

@@ -96,8 +96,26 @@ class ClassifierHead(tf.keras.layers.Layer):
         }
 
 
+class EncoderWithHead(tf.keras.Model):
+    """Base of models that are an `encoder` and a `head`, which are their settings."""
+
+    def get_config(self):
+        return {
+            "encoder": tf.keras.saving.serialize_keras_object(self.encoder),
+            "head": tf.keras.saving.serialize_keras_object(self.head),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {
+            name: tf.keras.saving.deserialize_keras_object(config[name])
+            for name in ("encoder", "head")
+        }
+        return cls(**parts)
+
+
 @tf.keras.saving.register_keras_serializable("kerobust")
-class Classifier(tf.keras.Model):
+class Classifier(EncoderWithHead):
     """An encoder and a head: images to logits.
 
     All variables exist after construction.
@@ -184,20 +202,6 @@ class Classifier(tf.keras.Model):
         """Returns the encoder's groups with the head in the last one."""
         *groups, last = self.encoder.layer_groups()
         return [*groups, last + self.head.trainable_variables]
-
-    def get_config(self):
-        return {
-            "encoder": tf.keras.saving.serialize_keras_object(self.encoder),
-            "head": tf.keras.saving.serialize_keras_object(self.head),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        parts = {
-            name: tf.keras.saving.deserialize_keras_object(config[name])
-            for name in ("encoder", "head")
-        }
-        return cls(**parts)
 
 
 def _check_blocks(encoder, head: ClassifierHead) -> None:

@@ -167,10 +167,8 @@ def _restore(checkpoints: Checkpoints, state, extra, method: tf.keras.Model) -> 
     since no later step would put that right.
     """
     workers().in_turn(lambda: checkpoints.restore(state, extra))
-    start, digest = global_step(method), ""
-    if workers().place.count > 1:
-        digest = f"{start} {weights_digest(method)}"
-    other = workers().differing(digest)
+    start = global_step(method)
+    other = workers().differing(lambda: f"{start} {weights_digest(method)}")
     if other is not None:
         raise UserError(
             "`--run.workdir` must be one folder that all workers share. Received: "

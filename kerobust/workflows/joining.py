@@ -27,7 +27,7 @@ def join(experiment: Experiment) -> None:
             workers have different settings or data, or one does not see the folder.
     """
     config, digest, own = experiment.config, experiment.source.digest, workers()
-    other = own.differing(_everything(config, digest))
+    other = own.differing(lambda: _everything(config, digest))
     if other is not None:
         raise UserError(
             "All workers must be started with the same flags on the same data by the "

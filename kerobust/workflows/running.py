@@ -70,6 +70,8 @@ def _run(config: ExperimentConfig, dry_run: bool) -> int:
     try:
         return _estimate(experiment) if dry_run else _run_stages(experiment)
     except tf.errors.UnavailableError as error:
+        if distribute.workers().place.count == 1:  # A network file system, say.
+            raise
         raise left_alone(error) from error
     except StoppedError as stop:
         print(f"{stop}; the same command continues it.", flush=True)

@@ -38,6 +38,7 @@ def test_workers_tell_each_other_what_they_have(told):
 def test_the_chief_works_for_all_and_its_errors_are_those_of_all(told):
     assert [str(each["chief"]) for each in told] == ["from 0"] * 2
     assert [str(each["error"]) for each in told] == ["not by worker 0"] * 2
+    assert all(each["chiefs"].tolist() == [0, 0] for each in told)
     assert str(told[0]["own"]) == "here" != str(told[1]["own"])
 
 

@@ -62,8 +62,9 @@ def told() -> dict[str, np.ndarray]:
         "sizes": np.array([len(part["x"]) for part in parts]),
         "numbers": np.array([part["y"] for part in parts]),
         "differing": np.array(
-            [own.differing("x") is None, own.differing(f"{index}") == 1]
+            [own.differing(lambda: "x") is None, own.differing(lambda: f"{index}") == 1]
         ),
+        "chiefs": own.of_chief({"x": np.full([2], index)})["x"],
         "own": np.array(str(own.own("here"))),
     }
 
