@@ -1,5 +1,6 @@
 """Images kept in memory."""
 
+import functools
 import hashlib
 
 import numpy as np
@@ -19,11 +20,17 @@ class Memory:
 
     Args:
         images: uint8 or float32 in [0, 1], [N, H, W, 1 or 3].
+        annotations: "masks" int [N, H, W], -1 = no label, or "depths" float32
+            [N, H, W], metres, 0 = unknown; what there is.
     """
 
-    def __init__(self, images: np.ndarray):
+    def __init__(self, images: np.ndarray, annotations: dict | None = None):
         with tf.device("CPU:0"):
             self._images = tf.constant(images)
+            known = {name: tf.constant(x) for name, x in (annotations or {}).items()}
+        self.annotations = {
+            name: functools.partial(_rows_of, values) for name, values in known.items()
+        }
         self.image_shape = (images.shape[1], images.shape[2], 3)
 
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
@@ -34,6 +41,11 @@ class Memory:
         if images.shape[-1] == 1:
             images = tf.repeat(images, 3, axis=-1)
         return images
+
+
+def _rows_of(values: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    found = tf.gather(values, rows)
+    return tf.cast(found, tf.int32) if found.dtype.is_integer else found
 
 
 def from_arrays(

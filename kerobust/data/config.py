@@ -13,7 +13,8 @@ class DataConfig(Config):
 
     name: str = setting(
         "digits",
-        "Data set: digits (embedded); a name of TensorFlow Datasets such as cifar10;"
+        "Data set: digits (embedded); scenes or scenes:SEED (rendered: labels, masks"
+        " and depths); a name of TensorFlow Datasets such as cifar10;"
         " folder:PATH; npz:PATH; examples:PATH, TFRecord files that this library wrote;"
         " imagenet_subset:FILE, a list of class folders below"
         " --data.dir.",

@@ -7,6 +7,7 @@ from kerobust.data.digits import load_digits
 from kerobust.data.examples import load_examples
 from kerobust.data.folder import load_folder, load_imagenet_subset
 from kerobust.data.npz import load_npz
+from kerobust.data.scenes import load_scenes
 from kerobust.data.splits import DataSource, Split
 from kerobust.data.stratify import labelled_subset
 from kerobust.data.tfds_sets import load_tfds
@@ -21,6 +22,9 @@ PREFIXES = {
     "imagenet_subset": load_imagenet_subset,
 }
 
+# Without files outside of the library.
+EMBEDDED = {"digits": load_digits, "scenes": load_scenes}
+
 
 def load(config: DataConfig) -> DataSource:
     """Returns the data set named by `config.name`.
@@ -32,6 +36,6 @@ def load(config: DataConfig) -> DataSource:
     if prefix in PREFIXES:
         config.require(bool(path), "name", f"must be written {prefix}:PATH")
         return PREFIXES[prefix](config, pathlib.Path(path).expanduser())
-    if config.name == "digits":
-        return load_digits(config)
+    if prefix in EMBEDDED:
+        return EMBEDDED[prefix](config)
     return load_tfds(config)

@@ -1,17 +1,24 @@
 """Parts of a data set: who belongs to them and how their images are fetched."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
 UNLABELLED = -1
+# Kind -> rows int32 [B] -> int32 [B, H, W] for "masks", float32 for "depths".
+Annotations = Mapping[str, Callable[[tf.Tensor], tf.Tensor]]
 _CHUNK = 512
 
 
 class Pictures(Protocol):
     """Where images are kept: in memory, in files, in an archive.
+
+    Those with annotations have them in an attribute `annotations`, kind -> function of
+    rows int32 [B]: "masks" gives int32 [B, H, W], -1 = no label; "depths" float32
+    [B, H, W] in metres, 0 = unknown.
 
     Attributes:
         image_shape: (H, W, 3).
@@ -47,6 +54,7 @@ class Split:
         self.ids = self._rows if ids is None else np.asarray(ids, np.int32)
         self.size = len(self._rows)
         self.image_shape = pictures.image_shape
+        self._annotations: Annotations = getattr(pictures, "annotations", {})
         with tf.device("CPU:0"):
             self._row_tensor = tf.constant(self._rows)
 
@@ -60,6 +68,15 @@ class Split:
             float32 [B, H, W, 3] in [0, 1].
         """
         return self._pictures.fetch(tf.gather(self._row_tensor, positions))
+
+    @property
+    def annotations(self) -> frozenset[str]:
+        """What is known of every pixel: "masks", "depths", see `Pictures`."""
+        return frozenset(self._annotations)
+
+    def annotate(self, kind: str, positions) -> tf.Tensor:
+        """Returns the `kind` of annotation of the images at `positions`, int32 [B]."""
+        return self._annotations[kind](tf.gather(self._row_tensor, positions))
 
     def subset(self, positions) -> "Split":
         """Returns the examples at `positions`, an int or bool array, in that order."""
@@ -107,6 +124,7 @@ class DataSource:
             are too large to be read at the start.
         splits: "train", "validation" and, unless the set has no labels, "test".
         report: What the reader should know, for example skipped files.
+        mask_names: Name of each class of the masks; empty = there are none.
     """
 
     name: str
@@ -114,6 +132,7 @@ class DataSource:
     digest: str
     splits: dict[str, Split]
     report: dict = dataclasses.field(default_factory=dict)
+    mask_names: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

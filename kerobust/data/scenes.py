@@ -1,0 +1,180 @@
+"""The synthetic data set `scenes`: rendered rooms with exact labels, masks and depths.
+
+Nothing is stored or downloaded: an image is a function of the seed and its number.
+The label is the shape of the solid in front; up to three others stand behind it.
+Masks tell wall, floor and the shapes apart. Colours and patterns say nothing about
+shapes, so that only form and shade do.
+"""
+
+import hashlib
+import math
+
+import tensorflow as tf
+
+from kerobust.config import UserError
+from kerobust.data import rendering
+from kerobust.data.config import DataConfig
+from kerobust.data.rendering import SOLIDS, SURFACES, Room
+from kerobust.data.splits import DataSource, consecutive
+from kerobust.randomness import example_keys, uniform
+
+TRAIN, VALIDATION, TEST = 4000, 500, 1000
+NEAREST, FARTHEST = 1.0, 10.0  # Metres; all depths lie between them.
+_SIZE, _SOLIDS, _VERSION = 64, 4, 1
+_DRAWS = 128  # More than a room needs.
+_CHUNK = 32  # Images rendered at once: larger blocks do not stay in a CPU's cache.
+
+
+class Scenes:
+    """Rendered images and what is in them; row i is image i of the seed.
+
+    Args:
+        seed: At least 0.
+        size: Side of the images, pixels.
+    """
+
+    def __init__(self, seed: int, size: int):
+        self.seed, self.size = seed, size
+        self.image_shape = (size, size, 3)
+        self.annotations = {"masks": self.masks, "depths": self.depths}
+
+    def fetch(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns float32 [B, H, W, 3], whole multiples of 1/255."""
+
+        def render(room):
+            return rendering.paint(room, rendering.look(room, self.size))
+
+        return tf.round(255.0 * self._each(render, rows, tf.float32)) / 255.0
+
+    def masks(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns indices into `rendering.SURFACES`, int32 [B, H, W]."""
+
+        def render(room):
+            view = rendering.look(room, self.size)
+            return rendering.surface_classes(room, view)
+
+        return self._each(render, rows, tf.int32)
+
+    def depths(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns depths along the axis of the camera in metres, float32 [B, H, W]."""
+        return self._each(
+            lambda room: rendering.look(room, self.size).depths, rows, tf.float32
+        )
+
+    def labels(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns indices into `rendering.SOLIDS`, int32 [B]."""
+        return draw_rooms(example_keys(self.seed, 0, rows)).kind[:, 0]
+
+    def _each(self, render, rows: tf.Tensor, dtype) -> tf.Tensor:
+        """Returns what `render` makes of the rooms, chunk by chunk, [B, H, W, ...]."""
+        count = tf.shape(rows)[0]
+        starts = tf.range(0, count, _CHUNK)
+        # All chunks have one size: a map over them is one trace.
+        spread = tf.gather(
+            rows, tf.minimum(starts[:, None] + tf.range(_CHUNK), count - 1)
+        )
+        keys = tf.reshape(
+            example_keys(self.seed, 0, tf.reshape(spread, [-1])), [-1, _CHUNK, 2]
+        )
+        found = tf.map_fn(
+            lambda each: render(draw_rooms(each)), keys, fn_output_signature=dtype
+        )
+        rest = found.shape[3:]
+        found = tf.reshape(found, [-1, self.size, self.size, *rest])[:count]
+        return tf.ensure_shape(found, [rows.shape[0], self.size, self.size, *rest])
+
+
+def load_scenes(config: DataConfig) -> DataSource:
+    """Returns 4,000, 500 and 1,000 scenes of 64 x 64 pixels or `config.image_size`.
+
+    `--data.name` is `scenes`, or `scenes:SEED` for others.
+
+    Raises:
+        UserError: If the seed is no whole number.
+    """
+    _, _, seed = config.name.partition(":")
+    if not (seed or "0").isdecimal() or int(seed or 0) >= 2**31:
+        raise UserError(
+            "`--data.name` must be scenes or scenes:SEED with a whole number. "
+            f"Received: name={config.name}. Write scenes:1 for others than those of 0."
+        )
+    scenes = Scenes(int(seed or 0), config.image_size or _SIZE)
+    labels = scenes.labels(tf.range(TRAIN + VALIDATION + TEST)).numpy()
+    parts = {
+        "train": labels[:TRAIN],
+        "validation": labels[TRAIN : TRAIN + VALIDATION],
+        "test": labels[TRAIN + VALIDATION :],
+    }
+    about = f"scenes version {_VERSION} seed {scenes.seed} size {scenes.size}"
+    report = {"source": "rendered, synthetic", "kept": "rendered when read"}
+    return DataSource(
+        config.name,
+        SOLIDS,
+        hashlib.sha256(about.encode()).hexdigest(),
+        consecutive(scenes, parts),
+        report,
+        mask_names=SURFACES,
+    )
+
+
+def draw_rooms(keys: tf.Tensor) -> Room:
+    """Returns a room for each key int32 [B, 2]: that in front is solid number 0."""
+    draw = _Draws(keys)
+    eye, pitch = draw([], 1.3, 2.0), draw([], 0.2, 0.35)
+    wall = draw([], 6.5, 9.0)
+    around, above = draw([], 0.0, 2 * math.pi), draw([], 0.5, 1.2)
+    light = tf.stack(
+        [
+            tf.cos(above) * tf.sin(around),
+            tf.sin(above),
+            # From behind the camera: what is seen is never all in the dark.
+            -tf.cos(above) * tf.abs(tf.cos(around)),
+        ],
+        axis=1,
+    )
+    kind, centre, half = _placed(draw, wall)
+    surfaces = [_SOLIDS + 2]
+    return Room(
+        eye,
+        pitch,
+        wall,
+        light,
+        kind,
+        centre,
+        half,
+        draw([_SOLIDS], 0.0, 2 * math.pi),
+        draw([*surfaces, 2, 3], 0.1, 1.0),
+        tf.cast(draw(surfaces, 0.0, 4.0), tf.int32),
+        draw(surfaces, 4.0, 14.0),
+        draw([*surfaces, 3], 0.0, 2 * math.pi),
+    )
+
+
+class _Draws:
+    """Uniform draws for each key, one after the other."""
+
+    def __init__(self, keys: tf.Tensor):
+        self._rest = uniform(keys, [_DRAWS])
+
+    def __call__(self, shape, low: float, high: float) -> tf.Tensor:
+        count = math.prod(shape)
+        drawn, self._rest = tf.split(self._rest, [count, -1], axis=1)
+        return low + (high - low) * tf.reshape(drawn, [-1, *shape])
+
+
+def _placed(draw: _Draws, wall: tf.Tensor):
+    """Returns kinds int32 [B, K], centres and half extents float32 [B, K, 3]."""
+    kind = tf.cast(draw([_SOLIDS], 0.0, float(len(SOLIDS))), tf.int32)
+    others = draw([_SOLIDS - 1], 0.0, 1.0) < 0.75
+    kind = tf.concat([kind[:, :1], tf.where(others, kind[:, 1:], -1)], axis=1)
+    size = draw([_SOLIDS], 0.45, 0.75)
+    stretch = draw([_SOLIDS, 3], 0.85, 1.2)
+    half = size[..., tf.newaxis] * stretch
+    near = draw([1], 2.6, 3.4)
+    # Behind the first one, and before the wall.
+    share, span = draw([_SOLIDS - 1], 0.0, 1.0), wall[:, tf.newaxis] - 1.1
+    far = near + 1.9
+    ahead = tf.concat([near, far + share * (span - far)], axis=1)
+    side = draw([_SOLIDS], -1.0, 1.0)
+    reach = tf.constant([0.22] + [0.5] * (_SOLIDS - 1))
+    return kind, tf.stack([side * reach * ahead, half[..., 1], ahead], axis=2), half
