@@ -9,6 +9,7 @@ from kerobust.data.multicrop import ViewsConfig
 from kerobust.evaluation.blessing import ValidateConfig
 from kerobust.evaluation.config import EvaluateConfig, RepresentConfig
 from kerobust.evaluation.diversity import DiversityConfig
+from kerobust.evaluation.task_config import BenchmarkConfig
 from kerobust.methods import METHODS
 from kerobust.methods.deacl import DeaclConfig
 from kerobust.methods.dino import DinoConfig
@@ -26,7 +27,7 @@ from kerobust.training.fit import RunConfig
 
 STAGES = (
     *("start", "pretrain", "finetune", "baselines"),
-    *("perturb", "evaluate", "validate", "push"),
+    *("perturb", "evaluate", "benchmark", "validate", "push"),
 )
 
 
@@ -130,6 +131,7 @@ class ExperimentConfig:
     evaluate: EvaluateConfig = EvaluateConfig()
     represent: RepresentConfig = RepresentConfig()
     diversity: DiversityConfig = DiversityConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
     perturb: PerturbConfig = PerturbConfig()
     validate: ValidateConfig = ValidateConfig()
     push: PushConfig = PushConfig()

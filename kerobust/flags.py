@@ -22,6 +22,7 @@ from kerobust.experiment import ExperimentConfig, to_text
 
 USER_ERROR, STOPPED = 2, 75
 Settings = type[ExperimentConfig] | type[Config]
+_ALIASES = {"evaluation.encoders": "benchmark.encoders"}
 _SWITCHES = {
     "help": "Show every flag with its default.",
     "version": "Show the version.",
@@ -213,6 +214,7 @@ def _read_flagfile(name: str, folder: str, including: tuple[str, ...]):
 
 def _assign(values, text: str, source: str) -> str:
     name, separator, value = text[2:].partition("=")
+    name = _ALIASES.get(name, name)
     if name not in values:
         known = [*values, *_SWITCHES, "flagfile"]
         near = suggestion(name, known).replace('"', "")

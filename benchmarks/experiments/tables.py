@@ -80,7 +80,8 @@ class Table:
 
         from kerobust.data.datasets import DataConfig, labelled_subset, load
         from kerobust.models.vit import VisionTransformer
-        from kerobust.workflows.contenders import linear_probe, pixel_probe
+        from kerobust.evaluation.probes import linear_probe
+        from kerobust.workflows.contenders import pixel_probe
         from kerobust.workflows.training import read_encoder
 
         source = load(DataConfig(name=self.name))

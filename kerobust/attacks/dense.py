@@ -58,14 +58,28 @@ class PixelCrossEntropy(Objective):
         return (1.0 - share) * right + share * wrong
 
 
-class DepthError(Objective):
-    """Scale-invariant logarithmic loss plus half of the gradient loss of a depth map.
+class DepthObjective(Objective):
+    """Base of the objectives on depth maps.
 
     Targets are depths float32 [B, H, W] in metres, 0 = unknown.
 
     Args:
         victim: Maps images float32 [B, H, W, C] to depths [B, H, W] in metres, at
             least 0.
+    """
+
+    def __init__(self, victim):
+        self.victim = victim
+
+    def outputs(self, images):
+        return _checked(infer(self.victim, images), 3, "depths of shape [B, H, W]")
+
+
+class DepthError(DepthObjective):
+    """Scale-invariant logarithmic loss plus half of the gradient loss of a depth map.
+
+    Args:
+        victim: See `DepthObjective`.
         gradient_weight: Weight of the gradient loss.
 
     References:
@@ -80,11 +94,8 @@ class DepthError(Objective):
     """
 
     def __init__(self, victim, gradient_weight: float = 0.5, warm_up: bool = False):
-        self.victim, self.warm_up = victim, warm_up
-        self.gradient_weight = gradient_weight
-
-    def outputs(self, images):
-        return _checked(infer(self.victim, images), 3, "depths of shape [B, H, W]")
+        super().__init__(victim)
+        self.warm_up, self.gradient_weight = warm_up, gradient_weight
 
     def values(self, outputs, targets):
         level = sig_loss(outputs, targets, warm_up=self.warm_up)

@@ -83,7 +83,9 @@ class TokenDistance(FeatureDistance):
                 "`victim` must map images to `kerobust.types.Tokens`; for a tensor of "
                 f"features use FeatureDistance(victim). Received: outputs={received}."
             )
-        parts = {"cls": [tokens.cls[:, tf.newaxis]], "patches": [tokens.patches]}
+        # Of images that were cut into windows there is one class token for each.
+        cls = tokens.cls if tokens.cls.shape.rank == 3 else tokens.cls[:, tf.newaxis]
+        parts = {"cls": [cls], "patches": [tokens.patches]}
         parts["both"] = parts["cls"] + parts["patches"]
         return tf.concat(parts[self.part], axis=1)
 

@@ -135,12 +135,16 @@ def _training_loader(split: Split, seed: int, augment, views) -> Callable:
     return load
 
 
-def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    split: Split, batch_size: int, annotations: tuple[str, ...] = ()
+) -> tf.data.Dataset:
     """Returns every example once, in the split's order, in batches of one size.
 
     Args:
         split: Examples, at least one.
         batch_size: B.
+        annotations: Kinds that the batches hold too: "masks" int32 [B, H, W], "depths"
+            float32 [B, H, W].
 
     Returns:
         Dataset of {"images": float32 [B, H, W, 3] in [0, 1], "labels": int32 [B],
@@ -165,6 +169,7 @@ def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
             "labels": tf.gather(labels, positions),
             "ids": tf.gather(ids, positions),
             "valid": numbers < split.size,
+            **{kind: split.annotate(kind, positions) for kind in annotations},
         }
 
     starts = tf.data.Dataset.range(0, split.size, batch_size)

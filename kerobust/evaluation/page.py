@@ -69,28 +69,28 @@ def table(section: Section) -> str:
 def _figures(report: dict, kind: str) -> list[str]:
     if kind == "bars":
         caption = "Natural and robust accuracy; lines are 95 % intervals."
-        return [_figure(plots.bars(report["rows"]), caption)]
+        return [figure(plots.bars(report["rows"]), caption)]
     if kind == "curves":
         caption = "Robust accuracy under PGD; bands are 95 % intervals."
         embed = report.get("embed_curves", {})
         if embed:
             caption += " Dashed: under the attack on the representation."
-        return [_figure(plots.curves(report.get("curves", {}), embed), caption)]
+        return [figure(plots.curves(report.get("curves", {}), embed), caption)]
     if kind == "pictures":
         return [
-            _figure(plots.encode(_panel(found)), f"{name}, {found['attack']}: {_ROWS}")
+            figure(plots.encode(_panel(found)), f"{name}, {found['attack']}: {_ROWS}")
             for name, found in report["pictures"].items()
         ]
     if kind == "drift":
         return _drifts(report["representation"])
     if kind == "transfer":
         return [
-            _figure(plots.heat_map(found["transfer"]["success"]), f"{name}: {_CARRIED}")
+            figure(plots.heat_map(found["transfer"]["success"]), f"{name}: {_CARRIED}")
             for name, found in report["diversity"].items()
         ]
     if kind == "attention":
         return [
-            _figure(plots.encode(found["attention"]), f"{name}: {_HEADS}")
+            figure(plots.encode(found["attention"]), f"{name}: {_HEADS}")
             for name, found in report["representation"].items()
             if found["attention"] is not None
         ]
@@ -112,7 +112,7 @@ def _drifts(found: dict[str, dict]) -> list[str]:
         }
         where = f"{radius[0]}, epsilon {format_number(radius[1])}"
         caption = f"1 - cosine of attacked and clean class token, {where}; 100 bins."
-        figures.append(_figure(plots.drift(values), caption))
+        figures.append(figure(plots.drift(values), caption))
     return figures
 
 
@@ -133,7 +133,8 @@ def _panel(found: dict):
     return plots.panel({"clean": clean, "attacked": adversarial, "change": change})
 
 
-def _figure(png: bytes, caption: str) -> str:
+def figure(png: bytes, caption: str) -> str:
+    """Returns a picture inside the page."""
     caption = html.escape(caption)
     data = base64.b64encode(png).decode()
     return (

@@ -111,6 +111,31 @@ def curves(
     return _png(figure)
 
 
+def lines(points: Mapping[str, list[dict]], label: str, factor: float = 1.0) -> bytes:
+    """Returns a PNG of a metric against epsilon with its intervals.
+
+    Args:
+        points: Name -> [{"epsilon", "value", "low", "high"}], growing.
+        label: Of the metric's axis.
+        factor: Of the metric.
+    """
+    figure, axes = _figure(7)
+    for place, (name, curve) in enumerate(points.items()):
+        epsilons = [point["epsilon"] for point in curve]
+        value, low, high = (
+            [factor * point[each] for point in curve]
+            for each in ("value", "low", "high")
+        )
+        colour = f"C{place % 10}"
+        axes.plot(epsilons, value, marker="o", color=colour, label=name)
+        axes.fill_between(epsilons, low, high, alpha=0.15, color=colour)
+    axes.set_xlabel("epsilon (pixel units)")
+    axes.set_ylabel(label)
+    for text in axes.legend(fontsize=7).get_texts():
+        text.set_parse_math(False)
+    return _png(figure)
+
+
 def drift(values: Mapping[str, list[float]]) -> bytes:
     """Returns a PNG of the distribution of cosine distances of several models.
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of segmentations."""
+"""Losses of predictions for every pixel."""
 
 import tensorflow as tf
 
@@ -17,10 +17,22 @@ def pixel_cross_entropy(
     Returns:
         float32 [B]; 0 for images without a label.
     """
-    known = tf.cast(labels >= 0, tf.float32)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
         tf.maximum(labels, 0), tf.cast(logits, tf.float32)
     )
-    factors = known if weights is None else known * weights
-    total = tf.reduce_sum(losses * factors, axis=[1, 2])
-    return total / tf.maximum(tf.reduce_sum(known, axis=[1, 2]), 1.0)
+    return pixel_mean(losses if weights is None else losses * weights, labels >= 0)
+
+
+def pixel_mean(values: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of values over the known pixels of every image.
+
+    Args:
+        values: float32 [B, H, W].
+        known: bool [B, H, W].
+
+    Returns:
+        float32 [B]; 0 for images in which nothing is known.
+    """
+    counts = tf.reduce_sum(tf.cast(known, tf.float32), axis=[1, 2])
+    total = tf.reduce_sum(tf.where(known, values, 0.0), axis=[1, 2])
+    return total / tf.maximum(counts, 1.0)

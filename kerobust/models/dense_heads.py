@@ -147,7 +147,11 @@ class DensePredictor(EncoderWithHead):
     def call(self, images, training=None):
         inside = bool(training) and self.encoder.trainable
         tokens = self.encoder(images, training=inside)
-        height, width = images.shape[1:3]
+        return self.read(tokens, images.shape[1:3], training)
+
+    def read(self, tokens: Tokens, size, training=None) -> tf.Tensor:
+        """Returns what the head says of the tokens of images of (height, width)."""
+        height, width = size
         grid = grid_of(tokens.patches.shape[1], height, width)
         outputs = self.head(tokens, grid, training=training)
         return self.head.finished(tf.image.resize(outputs, [height, width]))

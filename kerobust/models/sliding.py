@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from kerobust.config import UserError
+from kerobust.types import Tokens
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -75,11 +76,7 @@ class SlidingWindow:
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         height, width = images.shape[1:3]
-        corners = [
-            (top, left)
-            for top in window_starts(height, self.window, self.stride)
-            for left in window_starts(width, self.window, self.stride)
-        ]
+        corners = self._corners(images)
         total, hits = 0.0, 0.0
         for first in range(0, len(corners), self.at_once):
             some = corners[first : first + self.at_once]
@@ -91,12 +88,24 @@ class SlidingWindow:
         mean = total / hits
         return mean if self.average == "logits" else tf.math.log(mean)
 
-    def _predicted(self, images, corners) -> list[tf.Tensor]:
+    def windows(self, images: tf.Tensor, corners=None) -> list[tf.Tensor]:
+        """Returns the windows of images [B, H, W, ...] row by row, or at corners."""
         size = self.window
-        windows = [
-            images[:, top : top + size, left : left + size] for top, left in corners
+        return [
+            images[:, top : top + size, left : left + size]
+            for top, left in corners or self._corners(images)
         ]
-        found = self.model(tf.concat(windows, axis=0))
+
+    def _corners(self, images) -> list[tuple[int, int]]:
+        height, width = images.shape[1:3]
+        return [
+            (top, left)
+            for top in window_starts(height, self.window, self.stride)
+            for left in window_starts(width, self.window, self.stride)
+        ]
+
+    def _predicted(self, images, corners) -> list[tf.Tensor]:
+        found = self.model(tf.concat(self.windows(images, corners), axis=0))
         if self.average == "probabilities":
             found = tf.nn.softmax(found)
         return tf.split(found, len(corners))
@@ -107,3 +116,48 @@ def _placed(values: tf.Tensor, corner, height: int, width: int) -> tf.Tensor:
     (top, left), (rows, columns) = corner, values.shape[1:3]
     below, right = height - top - rows, width - left - columns
     return tf.pad(values, [[0, 0], [top, below], [left, right], [0, 0]])
+
+
+class Windowed:
+    """A dense predictor for images larger than its encoder takes.
+
+    Args:
+        predictor: Maps windows to logits [B, h, w, K] or to depths [B, h, w]; has an
+            `encoder` that gives `Tokens`.
+        window, stride, at_once, average: See `SlidingWindow`.
+
+    Call arguments:
+        images: float32 [B, H, W, C] of known height and width.
+
+    Returns:
+        float32 [B, H, W, K], or [B, H, W].
+    """
+
+    def __init__(self, predictor, window: int, stride: int, **options):
+        self.predictor = predictor
+        self._slide = SlidingWindow(self._maps, window, stride, **options)
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        found = self._slide(images)
+        return found[..., 0] if found.shape[-1] == 1 else found
+
+    def encoder(self, images: tf.Tensor) -> Tokens:
+        """Returns the tokens of all windows: cls [B, M, D], patches [B, M N, D]."""
+        windows = self._slide.windows(images)
+        count = len(windows)
+        tokens = self.predictor.encoder(tf.concat(windows, axis=0), training=False)
+        cls = tf.stack(tf.split(tokens.cls, count), axis=1)
+        return Tokens(cls, tf.concat(tf.split(tokens.patches, count), axis=1))
+
+    def windows(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the windows of images, or masks, [B, H, W, ...] row by row."""
+        return self._slide.windows(images)
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """The weights of the predictor."""
+        return self.predictor.weights
+
+    def _maps(self, images):
+        found = self.predictor(images, training=False)
+        return found[..., tf.newaxis] if found.shape.rank == 3 else found

@@ -9,13 +9,13 @@ import tensorflow as tf
 from kerobust.batch_state import path_digest
 from kerobust.config import UserError
 from kerobust.data.datasets import Split
-from kerobust.data.views import evaluation_batches
 from kerobust.evaluation.linear import fit_linear
+from kerobust.evaluation.probes import linear_probe
 from kerobust.methods import METHODS
 from kerobust.models.bundle import load_bundle, read_info
 from kerobust.models.ensemble import Ensemble
 from kerobust.models.foreign import is_foreign, load_foreign
-from kerobust.models.heads import Classifier, ClassifierHead
+from kerobust.models.heads import Classifier
 from kerobust.workflows.preparing import Experiment
 from kerobust.workflows.training import START, read_encoder
 
@@ -43,29 +43,6 @@ class Contender(NamedTuple):
     model: tf.keras.Model
     cost: str
     protocol: str
-
-
-def linear_probe(
-    encoder, split: Split, num_classes: int, features: str = "mean"
-) -> Classifier:
-    """Returns `encoder` with the linear head that is best for the images of `split`.
-
-    Args:
-        encoder: Maps images to `Tokens`.
-        split: Labelled images, seen as they are.
-        num_classes: Number of classes.
-        features: What the head reads, a pooling of `ClassifierHead`.
-
-    References:
-        See `fit_linear`. Attacks go through the whole: it is differentiable.
-    """
-    head = ClassifierHead(num_classes, pooling=features, norm=False)
-    probe = Classifier(encoder, head)
-    batches = evaluation_batches(split, _BATCH)
-    found = tf.concat([probe.features(batch["images"]) for batch in batches], axis=0)
-    weights = fit_linear(found[: split.size], split.labels, num_classes)
-    probe.head.dense.set_weights(weights)
-    return probe
 
 
 def pixel_probe(split: Split, num_classes: int) -> tf.keras.Model:

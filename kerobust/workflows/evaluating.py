@@ -51,7 +51,7 @@ def evaluate(experiment: Experiment) -> dict[str, Evaluation]:
         name = contender.name
         folder = results_folder(workdir, name)
         print(f"evaluate: {name}", flush=True)
-        model = _into_equal(known, contender.model)
+        model = into_equal(known, contender.model)
         _adopt(model)
         progress = terminal_line()
         results[name] = evaluator(
@@ -149,7 +149,7 @@ def _adopt(model) -> None:
         model.set_weights([chiefs[name] for name in own])
 
 
-def _into_equal(known: list, model):
+def into_equal(known: list, model):
     """Returns a known model of the same structure, with the weights of `model`.
 
     What is no Keras model is returned as it is. Attacks compile once per object.

@@ -18,6 +18,7 @@ from kerobust.methods.base import Method
 from kerobust.methods.optimisation import OptimisationConfig
 from kerobust.models.bundle import load_bundle
 from kerobust.models.foreign import is_foreign, load_foreign
+from kerobust.workflows.benchmarking import benchmark
 from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.joining import join, left_alone
 from kerobust.workflows.perturbing import perturb
@@ -99,6 +100,8 @@ def _run_stages(experiment: Experiment) -> int:
             workers.by_chief(lambda: str(perturb(experiment)))
         if "evaluate" in stages:
             evaluate(experiment)
+        if "benchmark" in stages:
+            benchmark(experiment)
     blessed = True
     if "validate" in stages:
         blessed = workers.by_chief(lambda: validate(experiment))

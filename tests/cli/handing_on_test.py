@@ -10,9 +10,9 @@ import tensorflow as tf
 from kerobust import evaluate
 from kerobust.config import UserError
 from kerobust.data import DataConfig, load
+from kerobust.evaluation.probes import linear_probe
 from kerobust.flags import USER_ERROR
 from kerobust.models import VisionTransformer, load_bundle, save_bundle
-from kerobust.workflows.contenders import linear_probe
 from tests.methods.tiny import tiny_pretraining
 
 FLAGS = (

@@ -7,8 +7,8 @@ import tensorflow as tf
 from kerobust.attacks import AttackConfig, FeatureDistance
 from kerobust.config import UserError
 from kerobust.evaluation import EvaluateConfig, Evaluator, evaluate
+from kerobust.evaluation.probes import linear_probe
 from kerobust.models import VisionTransformer
-from kerobust.workflows.contenders import linear_probe
 from tests.evaluation.small import (
     digits,
     linear_model,

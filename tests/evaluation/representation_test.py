@@ -8,9 +8,9 @@ from kerobust.attacks import AttackConfig, FeatureDistance
 from kerobust.config import UserError
 from kerobust.evaluation import EvaluateConfig, Evaluator, RepresentConfig
 from kerobust.evaluation.drift import cosine_distances, drift
+from kerobust.evaluation.probes import linear_probe
 from kerobust.evaluation.representation import Representation
 from kerobust.models import Classifier, ClassifierHead, ResNet, VisionTransformer
-from kerobust.workflows.contenders import linear_probe
 from tests.evaluation.small import digits, linear_model, small_split
 
 THREAT = AttackConfig(epsilon=0.1)

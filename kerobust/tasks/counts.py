@@ -13,9 +13,7 @@ class Confusion:
         void: Class that means "nothing in particular": pixels with this label do not
             count, and it has no part in means; predicting it elsewhere is an error.
             None = an ordinary class.
-
-    Attributes:
-        counts: int64 [K, K], pixels by label (row) and prediction (column).
+        counts: int64 [K, K], pixels by label (row) and prediction (column); None = 0.
 
     Differences:
         The cross-task benchmark's code has void=0 everywhere, so its VOC numbers leave
@@ -23,9 +21,10 @@ class Confusion:
         accuracy" divides by predicted pixels: here `mean_precision`.
     """
 
-    def __init__(self, num_classes: int, void: int | None = None):
+    def __init__(self, num_classes: int, void: int | None = None, counts=None):
         self.num_classes, self.void = num_classes, void
-        self.counts = np.zeros([num_classes, num_classes], np.int64)
+        shape = [num_classes, num_classes]
+        self.counts = np.zeros(shape, np.int64) if counts is None else counts
 
     def update(self, labels, predictions) -> None:
         """Counts the pixels of an image or of a batch.
@@ -97,20 +96,17 @@ class DepthErrors:
     Args:
         least: Smallest depth that counts, in metres; what is nearer, or 0, is unknown.
         most: Largest depth that counts.
-
-    Attributes:
-        images: Number of images with a pixel that counts.
-        pixels: Number of pixels that count.
+        sums: float64 [6], over all images: images and pixels that count, squares, roots
+            of the images' mean squares, relative errors, pixels within a quarter; None
+            = 0.
     """
 
-    def __init__(self, least: float = 1e-3, most: float = 10.0):
+    def __init__(self, least: float = 1e-3, most: float = 10.0, sums=None):
         self.least, self.most = least, most
-        self.images = self.pixels = 0
-        self._squares = self._relative = self._roots = 0.0
-        self._near = 0
+        self.sums = np.zeros(6) if sums is None else sums
 
     def update(self, depth, prediction) -> None:
-        """Adds one image.
+        """Adds an image; one without a known depth changes nothing.
 
         Args:
             depth: float [H, W], metres.
@@ -136,32 +132,42 @@ class DepthErrors:
                 f"{found.min():g} to {found.max():g}."
             )
         squares = np.square(found - truth)
-        self.images += 1
-        self.pixels += truth.size
-        self._squares += squares.sum()
-        self._roots += np.sqrt(squares.mean())
-        self._relative += (np.abs(found - truth) / truth).sum()
-        self._near += int((np.maximum(found / truth, truth / found) < 1.25).sum())
+        relative = np.abs(found - truth) / truth
+        near = np.maximum(found / truth, truth / found) < 1.25
+        self.sums = self.sums + [
+            *(1, truth.size, squares.sum(), np.sqrt(squares.mean())),
+            *(relative.sum(), near.sum()),
+        ]
+
+    @property
+    def images(self) -> int:
+        """Number of images with a pixel that counts."""
+        return int(self.sums[0])
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels that count."""
+        return int(self.sums[1])
 
     @property
     def rmse(self) -> float:
         """Root of the mean square over all pixels, metres."""
-        return float(np.sqrt(self._squares / max(self.pixels, 1)))
+        return float(np.sqrt(self.sums[2] / max(self.sums[1], 1)))
 
     @property
     def rmse_of_images(self) -> float:
         """Mean over images of the root mean square of each, metres."""
-        return float(self._roots / max(self.images, 1))
+        return float(self.sums[3] / max(self.sums[0], 1))
 
     @property
     def relative_error(self) -> float:
         """Mean over pixels of |prediction - depth| / depth (AbsRel)."""
-        return float(self._relative / max(self.pixels, 1))
+        return float(self.sums[4] / max(self.sums[1], 1))
 
     @property
     def within_a_quarter(self) -> float:
         """Share of pixels that are off by a factor below 1.25 (delta 1)."""
-        return self._near / max(self.pixels, 1)
+        return float(self.sums[5] / max(self.sums[1], 1))
 
 
 def _mean(shares: np.ndarray) -> float:

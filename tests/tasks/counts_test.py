@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kerobust.config import UserError
-from kerobust.evaluation.dense import Confusion, DepthErrors
+from kerobust.tasks.counts import Confusion, DepthErrors
 from tests.goldens.closed_form import checks
 from tests.losses.depth_test import SHA256
 

@@ -1,0 +1,254 @@
+"""Attacks heads of several tasks on one encoder, each judged by all of them."""
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import kerobust
+from kerobust.attacks import AttackConfig, whitening_of
+from kerobust.attacks.attempts import Attempt, attempt_keys, check_inside
+from kerobust.attacks.objectives import Objective, infer
+from kerobust.batch_state import BatchState, array_digest, weights_digest
+from kerobust.data import Split, evaluation_batches
+from kerobust.distribute import workers
+from kerobust.evaluation.task_config import BenchmarkConfig
+from kerobust.evaluation.task_results import Job, Probed, TaskResults
+from kerobust.progress import Clock
+from kerobust.randomness import example_keys
+from kerobust.tasks import Effort, Task
+from kerobust.tasks.base import EMBED, TASK
+
+CLEAN = "clean"
+_PROBE, _PICTURES = 8, 6
+_WHITENING = 1000  # Clean images whose tokens are whitened.
+
+
+class TaskEvaluator:
+    """Attacks every task of an encoder; encoders of one structure compile only once.
+
+    Args:
+        threat: Norm and epsilon.
+        config: Attacks and images.
+    """
+
+    def __init__(self, threat: AttackConfig, config: BenchmarkConfig):
+        self.threat, self.config = threat, config
+        self._objectives: dict[tuple, tuple[Any, Objective]] = {}
+        self._attempts: dict[tuple, dict[str, Attempt]] = {}
+        self._whitening: dict[int, tf.Variable] = {}
+
+    def __call__(
+        self,
+        probed: dict[str, Probed],
+        split: Split,
+        *,
+        state_dir: str | os.PathLike | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> TaskResults:
+        """Returns what was found; a killed evaluation continues where it was.
+
+        Args:
+            probed: Task -> task and model, all on one encoder.
+            split: Images with the targets of all the tasks.
+            state_dir: Folder for the results of finished batches; None = none.
+            progress: Called with lines of progress.
+        """
+        say = progress or (lambda text: None)
+        targets = tuple({each.task.TARGET for each in probed.values()} - {"labels"})
+        shown = split.thinned(self.config.limit)
+        first = next(iter(evaluation_batches(shown, self.config.batch_size, targets)))
+        if self.config.suite_steps and self.config.whitened:
+            self._whiten(probed, split)
+        jobs = self._jobs(probed)
+        outputs = [infer(each.model, first["images"]) for each in probed.values()]
+        probe = np.concatenate([np.ravel(each[:_PROBE]) for each in outputs])[:4096]
+        identity = self._identity(probed, shown)
+        state = workers().in_turn(lambda: BatchState(state_dir, identity, probe, say))
+        found = self._run(probed, shown, jobs, state, say, targets)
+        clean = _joined(found.pop(CLEAN), probed)
+        everything = {name: records.sum(axis=0) for name, records in clean.items()}
+        if shown.size < split.size:
+            everything = self._everything(probed, split, targets)
+        return TaskResults(
+            tasks={name: each.task for name, each in probed.items()},
+            epsilon=float(self.threat.epsilon),
+            clean=clean,
+            everything=everything,
+            records={key: _joined(parts, probed) for key, parts in found.items()},
+            jobs=jobs,
+            norms={
+                k: max(float(p["norms"].max()) for p in v) for k, v in found.items()
+            },
+            seconds={k: sum(float(p["seconds"]) for p in v) for k, v in found.items()},
+            pictures=self._pictures(probed, first, found),
+        )
+
+    def _run(self, probed, split: Split, jobs, state, say, targets) -> dict[str, list]:
+        size, own = self.config.batch_size, workers()
+        batches = -(-split.size // size)
+        shares = sum(map(own.mine, range(batches)))
+        clock = Clock(sum(job.attempt.cost for job in jobs) * shares, say)
+        found: dict[str, list] = {job.key: [] for job in jobs} | {CLEAN: []}
+        for index, batch in enumerate(evaluation_batches(split, size, targets)):
+            if not own.mine(index):
+                continue
+            batch = _valid(batch)
+            work = functools.partial(_judged, probed, batch["images"], batch)
+            found[CLEAN].append(state.get(CLEAN, index, work)[0])
+            for job in jobs:
+                work = functools.partial(self._attacked, probed, job, batch)
+                arrays, fresh = state.get(job.key, index, work)
+                found[job.key].append(arrays)
+                where = f"{job.task} {job.attempt.name} at {job.epsilon:.4g}"
+                text = f"{where}: batch {index + 1} of {batches}"
+                clock.advance(job.attempt.cost, index, text, fresh)
+        return {key: own.collect(parts) for key, parts in found.items()}
+
+    def _attacked(self, probed, job: Job, batch) -> dict[str, np.ndarray]:
+        """Returns records by judge, and the size of every perturbation."""
+        started = time.perf_counter()
+        task, model = probed[job.task]
+        images, attempt = batch["images"], job.attempt
+        keys = attempt_keys(attempt, example_keys(self.config.seed, 0, batch["ids"]))
+        blind = attempt.name.startswith(EMBED)
+        options = {}
+        if self.config.step_size is not None and attempt.name in (EMBED, TASK):
+            share = job.epsilon / self.threat.epsilon
+            options["step_size"] = self.config.step_size * share
+        adversarial = attempt.attack(
+            images,
+            None if blind else batch[task.TARGET],
+            self._objective(job, model),
+            epsilon=job.epsilon,
+            keys=keys,
+            **options,
+        )
+        adversarial = adversarial.numpy()
+        check_inside(attempt, images, adversarial, job.epsilon)
+        norms = attempt.attack.ball.norm(tf.constant(adversarial - images)).numpy()
+        seconds = time.perf_counter() - started
+        pictures = {}
+        if (attempt.name, job.epsilon) == (TASK, self.threat.epsilon):
+            pictures["pictures"] = adversarial[:_PICTURES]
+        found = _judged(probed, adversarial, batch)
+        return {**found, **pictures, "norms": norms, "seconds": np.array(seconds)}
+
+    def _objective(self, job: Job, model) -> Objective:
+        key = (job.task, job.attempt.name)
+        known, objective = self._objectives.get(key, (None, None))
+        if known is not model or objective is None:
+            objective = job.attempt.objective(model)
+            self._objectives[key] = model, objective
+        return objective
+
+    def _jobs(self, probed: dict[str, Probed]) -> list[Job]:
+        epsilon = float(self.threat.epsilon)
+        chosen = self.config.epsilons or tuple(epsilon * x for x in (0.25, 0.5, 2.0))
+        radii = [float(x) for x in chosen if x not in (0, epsilon)]
+        jobs = []
+        for name, (task, model) in probed.items():
+            attempts = self._of_task(name, task, model.encoder)
+            jobs += [Job(name, attempt, epsilon) for attempt in attempts.values()]
+            if self.config.curve:
+                pairs = [(attempts[x], r) for x in (EMBED, TASK) for r in radii]
+                jobs += [Job(name, attempt, radius) for attempt, radius in pairs]
+        return jobs
+
+    def _of_task(self, name: str, task: Task, encoder) -> dict[str, Attempt]:
+        """Returns the attacks on a task; the same objects whenever it is asked."""
+        width = getattr(encoder, "width", 0)
+        if (name, width) not in self._attempts:
+            effort = Effort(
+                self.threat.epsilon,
+                self.threat.norm,
+                self.config.steps,
+                self.config.suite_steps,
+                self._whitening.get(width),
+            )
+            self._attempts[name, width] = task.attempts(effort)
+        return self._attempts[name, width]
+
+    def _whiten(self, probed: dict[str, Probed], split: Split) -> None:
+        """Measures the spread of the encoder's patch tokens on clean images."""
+        model = next(iter(probed.values())).model
+        tokens = []
+        batches = evaluation_batches(split.thinned(_WHITENING), self.config.batch_size)
+        for batch in batches:
+            patches = infer(model.encoder, batch["images"]).patches
+            tokens.append(patches[:, ::7].numpy().reshape(-1, patches.shape[2]))
+        found = whitening_of(np.concatenate(tokens))
+        width = found.shape[0]
+        if width not in self._whitening:
+            self._whitening[width] = tf.Variable(found, trainable=False)
+        self._whitening[width].assign(found)
+
+    def _everything(self, probed, split: Split, targets) -> dict[str, np.ndarray]:
+        batches = evaluation_batches(split, self.config.batch_size, targets)
+        totals: dict[str, Any] = {}
+        for batch in map(_valid, batches):
+            for name, records in _judged(probed, batch["images"], batch).items():
+                totals[name] = totals.get(name, 0) + records.sum(axis=0)
+        return {name: totals[f"records.{name}"] for name in probed}
+
+    def _identity(self, probed: dict[str, Probed], split: Split) -> dict[str, str]:
+        config = self.config
+        weights = {n: weights_digest(each.model) for n, each in probed.items()}
+        return {
+            "version": kerobust.__version__,
+            **{f"weights of {name}": digest for name, digest in weights.items()},
+            "examples": array_digest(split.ids),
+            "norm": self.threat.norm,
+            **{
+                name: str(getattr(config, name))
+                for name in (
+                    *("steps", "suite_steps", "step_size", "batch_size", "seed"),
+                    *("window", "stride", "average", "void", "depth_most"),
+                )
+            },
+        }
+
+    def _pictures(self, probed, first, found) -> dict[str, dict]:
+        batch, shown = _valid(first), {}
+        for name, (task, model) in probed.items():
+            parts = found[f"{name}.{TASK}@{float(self.threat.epsilon)!r}"]
+            attacked = parts[0]["pictures"]
+            images = batch["images"][: len(attacked)]
+            clean, adversarial = (
+                task.predictions(infer(model, each)).numpy()
+                for each in (images, attacked)
+            )
+            shown[name] = {
+                "images": images,
+                "attacked": attacked,
+                "targets": batch[task.TARGET][: len(attacked)],
+                "clean": clean,
+                "adversarial": adversarial,
+            }
+        return shown
+
+
+def _valid(batch) -> dict[str, np.ndarray]:
+    """Returns the real rows of a batch."""
+    valid = batch["valid"].numpy()
+    return {name: values.numpy()[valid] for name, values in batch.items()}
+
+
+def _judged(probed: dict[str, Probed], images, batch) -> dict[str, np.ndarray]:
+    """Returns the records of all tasks on images, as "records.TASK"."""
+    return {
+        f"records.{name}": task.records(infer(model, images), batch[task.TARGET])
+        for name, (task, model) in probed.items()
+    }
+
+
+def _joined(parts: list[dict], probed) -> dict[str, np.ndarray]:
+    """Returns the records of all batches by judging task, [N, ...]."""
+    return {
+        name: np.concatenate([part[f"records.{name}"] for part in parts])
+        for name in probed
+    }

@@ -1,0 +1,246 @@
+"""The report of the benchmark across tasks: tables, curves and pictures."""
+
+import html
+import json
+import pathlib
+
+import numpy as np
+from tabulate import tabulate
+
+from kerobust.batch_state import write_atomically
+from kerobust.evaluation import page, plots
+from kerobust.evaluation.parts import Section
+from kerobust.evaluation.task_results import TaskResults, bootstrap
+from kerobust.tasks.base import EMBED, TASK
+
+_COLUMNS = {
+    "clean": "clean",
+    EMBED: "EmbedAttack",
+    TASK: "task attack",
+    "output_suite": "output suite",
+    "embedding_suite": "embedding suite",
+    "worst": "worst case",
+}
+_UNITS = {"accuracy": "accuracy, %", "mean_iou": "mean IoU, %", "rmse": "RMSE, m"}
+_SHARES = ("accuracy", "mean_iou")
+_COLOURS = np.array(
+    [
+        *((128, 128, 128), (205, 200, 175), (214, 39, 40), (44, 160, 44)),
+        *((31, 119, 180), (255, 191, 0), (227, 119, 194), (23, 190, 207)),
+        *((148, 103, 189), (140, 86, 75), (188, 189, 34), (255, 127, 14)),
+    ],
+    np.uint8,
+)
+
+
+def summary(results: TaskResults, task: str) -> dict:
+    """Returns what is reported about one encoder on one task, ready for JSON."""
+    kind = results.tasks[task]
+    attempts = [job for job in results.jobs if job.task == task]
+    own = [job for job in attempts if job.epsilon == results.epsilon]
+
+    def value(records):
+        return results.value(task, records)
+
+    found = {
+        "clean": value(results.clean[task]),
+        EMBED: value(results.under(task, EMBED)),
+        TASK: value(results.under(task, TASK)),
+    }
+    if len(own) > 2:
+        found["output_suite"] = value(
+            results.worst(task, lambda name: not name.startswith(EMBED))
+        )
+        found["embedding_suite"] = value(
+            results.worst(task, lambda name: name.startswith(EMBED))
+        )
+    found["worst"] = value(results.worst(task))
+    return {
+        "metric": kind.MAIN,
+        "images": len(results.clean[task]),
+        "clean of all images": kind.metrics(results.everything[task]),
+        "values": found,
+        "attacks": {
+            job.attempt.name: {
+                **value(results.records[job.key][task]),
+                "largest perturbation": results.norms[job.key],
+                "seconds": results.seconds[job.key],
+            }
+            for job in own
+        },
+        "curves": {name: _curve(results, task, name) for name in (EMBED, TASK)},
+        "carried over": {
+            name: {
+                judge: results.value(judge, results.under(task, name, judge))["value"]
+                for judge in results.tasks
+            }
+            for name in (EMBED, TASK)
+        },
+    }
+
+
+def difference(first: TaskResults, other: TaskResults, task: str) -> dict:
+    """Returns how much better the first is in the worst case, with a paired interval.
+
+    Positive = the first is better, whatever the direction of the metric.
+    """
+    kind = first.tasks[task]
+    sign = 1.0 if kind.HIGHER else -1.0
+    records = [results.worst(task) for results in (first, other)]
+    values = [kind.metrics(each.sum(axis=0))[kind.MAIN] for each in records]
+    draws = np.subtract(*(bootstrap(kind, each) for each in records))
+    low, high = np.sort(sign * np.nanquantile(draws, [0.025, 0.975]))
+    return {
+        "difference": sign * (values[0] - values[1]),
+        "low": float(low),
+        "high": float(high),
+    }
+
+
+def tables(report: dict) -> list[Section]:
+    """Returns a table per data set and task, and one of what is carried over."""
+    found = []
+    for data, tasks in report["data"].items():
+        for task, part in tasks.items():
+            rows = part["encoders"]
+            first = next(iter(rows.values()))
+            metric = first["metric"]
+            columns = [name for name in _COLUMNS if name in first["values"]]
+            cells = [
+                [name, *(_text(metric, row["values"][x]) for x in columns)]
+                for name, row in rows.items()
+            ]
+            title = f"{task} on {data}: {_UNITS[metric]}, {first['images']} images"
+            headers = ["encoder", *(_COLUMNS[name] for name in columns)]
+            found.append(Section(title, _remarks(part, metric), headers, cells))
+        if len(tasks) > 1:
+            found.append(_carried(data, tasks))
+    return found
+
+
+def write_task_report(folder: pathlib.Path, report: dict, pictures: dict) -> None:
+    """Writes report.json, report.md, report.html and the pictures.
+
+    Args:
+        folder: Where.
+        report: "title", "command", "environment", "threat", "settings", "data": data
+            set -> task -> {"encoders": encoder -> `summary`, ...}.
+        pictures: Name of a file without its end -> PNG.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = tables(report)
+    text = [f"# {report['title']}", *map(markdown, sections)]
+    blocks = []
+    for section in sections:
+        blocks.append(f"<h2>{html.escape(section.title)}</h2>")
+        blocks += [f"<p>{html.escape(each)}</p>" for each in section.paragraphs]
+        blocks.append(page.table(section))
+    for name, png in pictures.items():
+        write_atomically(folder / f"{name}.png", png)
+        blocks.append(page.figure(png, name))
+    files = {
+        "report.json": json.dumps(report, indent=1),
+        "report.md": "\n\n".join(text) + "\n",
+        "report.html": page.document(report["title"], blocks),
+    }
+    for name, content in files.items():
+        write_atomically(folder / name, content.encode())
+
+
+def markdown(section: Section) -> str:
+    """Returns a section as Markdown."""
+    table = tabulate(section.cells, section.headers, "github", disable_numparse=True)
+    return "\n\n".join([f"## {section.title}", *section.paragraphs, table])
+
+
+def curve_figure(part: dict, title: str) -> bytes:
+    """Returns a PNG: the metric of each encoder against the radius of both attacks."""
+    lines = {
+        f"{name}, {_COLUMNS[attack]}": points
+        for name, row in part["encoders"].items()
+        for attack, points in row["curves"].items()
+    }
+    metric = next(iter(part["encoders"].values()))["metric"]
+    factor = 100 if metric in _SHARES else 1
+    return plots.lines(lines, f"{title}: {_UNITS[metric]}", factor)
+
+
+def picture_of(found: dict, task: str, most: float) -> bytes:
+    """Returns a PNG: images, truth, predictions without and with attack."""
+    shown = {
+        "images": found["images"],
+        "truth": _drawn(found["targets"], task, most),
+        "clean": _drawn(found["clean"], task, most),
+        "attacked": found["attacked"],
+        "attacked prediction": _drawn(found["adversarial"], task, most),
+    }
+    return plots.encode(plots.panel(shown))
+
+
+def _drawn(maps: np.ndarray, task: str, most: float) -> np.ndarray:
+    """Returns masks in colours, depths in greys, [P, H, W, 3 or 1]."""
+    if task == "depth":
+        return np.clip(maps / most, 0, 1)[..., np.newaxis].astype(np.float32)
+    colours = _COLOURS[maps % len(_COLOURS)]
+    return np.where((maps >= 0)[..., np.newaxis], colours, 0).astype(np.uint8)
+
+
+def _curve(results: TaskResults, task: str, attack: str) -> list[dict]:
+    jobs = [
+        job for job in results.jobs if (job.task, job.attempt.name) == (task, attack)
+    ]
+    points = {0.0: results.clean[task]}
+    points |= {job.epsilon: results.records[job.key][task] for job in jobs}
+    return [
+        {"epsilon": radius, **results.value(task, points[radius])}
+        for radius in sorted(points)
+    ]
+
+
+def _remarks(part: dict, metric: str) -> list[str]:
+    everything = ", ".join(
+        f"{name} {_number(metric, row['clean of all images'][metric])}"
+        for name, row in part["encoders"].items()
+    )
+    found = [f"Clean, all test images: {everything}."]
+    if "constant" in part:
+        value, rmse = part["constant"]["depth"], part["constant"]["rmse"]
+        found.append(
+            f"Always predicting {value:.2f} m, the mean of the training images, has an "
+            f"RMSE of {rmse:.3f} m: beyond it nothing is left to lose."
+        )
+    for name, row in part["encoders"].items():
+        if "against" in row:
+            for other, each in row["against"].items():
+                gap = _text(metric, {"value": each["difference"], **each})
+                found.append(f"{name} better than {other} in the worst case by {gap}.")
+    return found
+
+
+def _carried(data: str, tasks: dict) -> Section:
+    """Returns what attacks made for one task do to the others."""
+    judges = list(tasks)
+    cells = []
+    for task, part in tasks.items():
+        for name, row in part["encoders"].items():
+            for attack, found in row["carried over"].items():
+                values = [
+                    _number(tasks[j]["encoders"][name]["metric"], found[j])
+                    for j in judges
+                ]
+                cells.append([name, f"{_COLUMNS[attack]} for {task}", *values])
+    return Section(
+        f"carried over on {data}",
+        ["Perturbations made for one task, scored on all of them."],
+        ["encoder", "made by", *judges],
+        cells,
+    )
+
+
+def _text(metric: str, found: dict) -> str:
+    low, high = (_number(metric, found[x]) for x in ("low", "high"))
+    return f"{_number(metric, found['value'])} [{low}, {high}]"
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{100 * value:.1f}" if metric in _SHARES else f"{value:.3f}"

@@ -1,0 +1,119 @@
+"""What attacks on tasks found: records of images, values with intervals."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kerobust.attacks.attempts import Attempt
+from kerobust.tasks import Task
+
+_DRAWS = 1000  # Of the bootstrap.
+
+
+class Probed(NamedTuple):
+    """A task and what solves it.
+
+    Attributes:
+        task: The task.
+        model: Maps images to the outputs that the task expects; has an `encoder`.
+    """
+
+    task: Task
+    model: Any
+
+
+class Job(NamedTuple):
+    """One attack on one task at one radius."""
+
+    task: str
+    attempt: Attempt
+    epsilon: float
+
+    @property
+    def key(self) -> str:
+        """Name under which results are kept."""
+        return f"{self.task}.{self.attempt.name}@{self.epsilon!r}"
+
+
+@dataclasses.dataclass
+class TaskResults:
+    """What was found about one encoder on one data set.
+
+    Attributes:
+        tasks: Task by name.
+        epsilon: Radius of the threat.
+        clean: Task -> records [N, ...] of the attacked images without attack.
+        everything: Task -> sum of the records of all images without attack.
+        records: Job's key -> judging task -> records [N, ...].
+        jobs: All jobs.
+        norms: Job's key -> largest size of a perturbation.
+        seconds: Job's key -> wall time.
+        pictures: Task -> {"images", "attacked", "targets", "clean", "adversarial"} of
+            the benchmark's attack on its output.
+    """
+
+    tasks: dict[str, Task]
+    epsilon: float
+    clean: dict[str, np.ndarray]
+    everything: dict[str, np.ndarray]
+    records: dict[str, dict[str, np.ndarray]]
+    jobs: list[Job]
+    norms: dict[str, float]
+    seconds: dict[str, float]
+    pictures: dict[str, dict]
+
+    def under(self, task: str, attack: str, judge: str | None = None, epsilon=None):
+        """Returns the records of one attack, [N, ...].
+
+        Args:
+            task: Whom it attacks.
+            attack: Its name.
+            judge: Who is asked; None = the same task.
+            epsilon: Radius; None = that of the threat.
+        """
+        epsilon = self.epsilon if epsilon is None else epsilon
+        return self.records[f"{task}.{attack}@{epsilon!r}"][judge or task]
+
+    def worst(self, task: str, only: Callable[[str], bool] = lambda name: True):
+        """Returns the worst case over all attacks at the radius of the threat.
+
+        Args:
+            task: Whom they attack.
+            only: Which attacks count, by name.
+        """
+        tried = [self.clean[task]]
+        for job in self.jobs:
+            meant = (job.task, job.epsilon) == (task, self.epsilon)
+            if meant and only(job.attempt.name):
+                tried.append(self.records[job.key][task])
+        return self.tasks[task].worst(tried)
+
+    def value(self, task: str, records: np.ndarray) -> dict:
+        """Returns {"value", "low", "high", "metrics"} of records [N, ...].
+
+        The interval holds 95 % of the main metric over images drawn with replacement.
+        """
+        kind = self.tasks[task]
+        found = kind.metrics(records.sum(axis=0))
+        low, high = np.nanquantile(bootstrap(kind, records), [0.025, 0.975])
+        return {
+            "value": found[kind.MAIN],
+            "low": float(low),
+            "high": float(high),
+            "metrics": found,
+        }
+
+
+def bootstrap(task: Task, records: np.ndarray, draws: int = _DRAWS) -> np.ndarray:
+    """Returns a task's main metric over images drawn with replacement, [draws].
+
+    The draws depend on the number of images only, so that two models on the same
+    images are paired.
+    """
+    count = len(records)
+    generator = np.random.default_rng(0)
+    weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)
+    totals = np.tensordot(weights.astype(float), records.astype(float), axes=1)
+    return np.array([task.metrics(total)[task.MAIN] for total in totals])

@@ -1,0 +1,116 @@
+"""Semantic segmentation: head, loss, attacks, confusion counts."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from kerobust.attacks import SegPGD
+from kerobust.attacks.attempts import Attempt
+from kerobust.attacks.dense import PixelCrossEntropy
+from kerobust.attacks.dense_losses import JensenShannon, MaskedCrossEntropy
+from kerobust.config import UserError
+from kerobust.losses.pixels import pixel_cross_entropy
+from kerobust.models.dense_heads import DensePredictor, SegmentationHead
+from kerobust.tasks.base import Effort, Task, climbing
+from kerobust.tasks.counts import Confusion
+
+_ROUNDS = 20  # More than a greedy search over images ever needs.
+
+
+class Segmentation(Task):
+    """One class per pixel.
+
+    Args:
+        num_classes: Number of classes, at least 2.
+        void: Class that does not count, see `Confusion`: the convention of the
+            cross-task benchmark's code is 0, the usual one None.
+    """
+
+    NAME, TARGET, MAIN = "segmentation", "masks", "mean_iou"
+    ATTACK, OBJECTIVE = SegPGD, PixelCrossEntropy
+
+    def __init__(self, num_classes: int, void: int | None = None):
+        self.num_classes, self.void = num_classes, void
+
+    def predictor(self, encoder):
+        return DensePredictor(encoder, SegmentationHead(self.num_classes))
+
+    def loss(self, outputs, targets):
+        """Returns the mean cross-entropy over all labelled pixels of the batch."""
+        known = tf.reduce_sum(tf.cast(targets >= 0, tf.float32), axis=[1, 2])
+        values = pixel_cross_entropy(outputs, targets)
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(values * known), tf.reduce_sum(known)
+        )
+
+    def check(self, targets):
+        if not (targets >= 0).any():
+            raise UserError(
+                "A data set for segmentation must have labelled pixels. Received: "
+                f"{len(targets)} masks without any. Check which value means no label."
+            )
+        highest = int(targets.max())
+        if highest >= self.num_classes:
+            raise UserError(
+                f"Masks must hold classes from 0 to {self.num_classes - 1}, or -1 "
+                f"where there is no label. Received: label {highest}. Raise the number "
+                "of classes, or write -1 for that label."
+            )
+
+    def records(self, outputs, targets):
+        """Returns int64 [B, K, K], pixels by label and prediction."""
+        found = []
+        predictions = self.predictions(outputs).numpy()
+        for labels, prediction in zip(np.asarray(targets), predictions, strict=True):
+            image = Confusion(self.num_classes, self.void)
+            image.update(labels, prediction)
+            found.append(image.counts)
+        return np.stack(found)
+
+    def metrics(self, total):
+        counts = Confusion(self.num_classes, self.void, total)
+        return {
+            "mean_iou": counts.mean_iou,
+            "pixel_accuracy": counts.pixel_accuracy,
+            "mean_recall": counts.mean_recall,
+        }
+
+    def worst(self, tried):
+        """Returns per image the counts that make the data set's mean IoU smallest.
+
+        Greedy: from the worst attack on, one image after the other takes the counts
+        that lower it most, until none does.
+
+        References:
+            Croce et al., 2024, arXiv:2306.12941, section 3.4.
+        """
+        records = np.stack(tried)
+        means = [self._mean_iou(each.sum(axis=0)) for each in records]
+        chosen = np.full(records.shape[1], int(np.argmin(means)))
+        total = records[chosen[0]].sum(axis=0)
+        for _ in range(_ROUNDS):
+            before = chosen.copy()
+            for image in range(len(chosen)):
+                rest = total - records[chosen[image], image]
+                found = [self._mean_iou(rest + each) for each in records[:, image]]
+                if min(found) < found[chosen[image]]:
+                    chosen[image] = int(np.argmin(found))
+                total = rest + records[chosen[image], image]
+            if np.array_equal(before, chosen):
+                break
+        return records[chosen, np.arange(len(chosen))]
+
+    def suite(self, effort: Effort) -> list[Attempt]:
+        """Returns Auto-PGD on masked, balanced masked cross-entropy and Jensen-Shannon.
+
+        References:
+            Croce et al., 2024, arXiv:2306.12941 (SEA: 300 steps each).
+        """
+        balanced = functools.partial(MaskedCrossEntropy, balanced=True)
+        kinds = {"masked": MaskedCrossEntropy, "balanced": balanced}
+        kinds["jensen_shannon"] = JensenShannon
+        return [climbing(name, kind, effort) for name, kind in kinds.items()]
+
+    def _mean_iou(self, total) -> float:
+        return Confusion(self.num_classes, self.void, total).mean_iou

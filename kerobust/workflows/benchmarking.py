@@ -1,0 +1,243 @@
+"""The stage that compares frozen encoders across tasks and data sets."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from kerobust import run_folder
+from kerobust.batch_state import path_digest, write_atomically
+from kerobust.config import UserError
+from kerobust.data import datasets
+from kerobust.data.datasets import DataSource
+from kerobust.data.splits import UNLABELLED
+from kerobust.data.views import evaluation_batches
+from kerobust.distribute import workers
+from kerobust.evaluation.probes import fit_probe, whole_image
+from kerobust.evaluation.task_config import BenchmarkConfig
+from kerobust.evaluation.task_evaluator import TaskEvaluator
+from kerobust.evaluation.task_report import (
+    curve_figure,
+    difference,
+    markdown,
+    picture_of,
+    summary,
+    tables,
+    write_task_report,
+)
+from kerobust.evaluation.task_results import Probed, TaskResults
+from kerobust.models.bundle import load_bundle, read_info, save_bundle
+from kerobust.progress import terminal_line
+from kerobust.tasks import Classification, Depth, Segmentation, Task
+from kerobust.workflows.evaluating import into_equal
+from kerobust.workflows.preparing import Experiment
+from kerobust.workflows.training import read_encoder
+
+FOLDER = "benchmark"
+
+
+def benchmark(experiment: Experiment) -> dict:
+    """Fits heads on every encoder, attacks them, writes and prints the report.
+
+    A killed run continues: finished heads and finished batches of attacks are kept.
+
+    Returns:
+        The report, see `write_task_report`.
+
+    Raises:
+        UserError: If there is no encoder, or no data set fits any of the tasks.
+    """
+    config = experiment.config.benchmark
+    encoders = named_encoders(experiment)
+    found: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, bytes] = {}
+    for source in _sources(experiment):
+        tasks = tasks_of(source, config)
+        if not tasks:
+            raise UserError(
+                "`--benchmark.tasks` must hold a task for which the data set has "
+                f"labels, masks or depths. Received: tasks={','.join(config.tasks)}, "
+                f"data {source.name}. Try --data.name=scenes, which has all three."
+            )
+        results = _on_source(experiment, source, tasks, encoders)
+        parts = {name: _part(results, name) for name in tasks}
+        if "depth" in tasks:
+            parts["depth"]["constant"] = _constant(tasks["depth"], source)
+        found[source.name] = parts
+        for name, part in parts.items():
+            title = f"{name} on {source.name}"
+            pictures[f"curve {_plain(title)}"] = curve_figure(part, title)
+            if name != "classification":
+                first = next(iter(results.values())).pictures[name]
+                pictures[_plain(title)] = picture_of(first, name, config.depth_most)
+    report = _report(experiment, encoders, found)
+    if workers().place.chief:
+        folder = experiment.workdir / FOLDER
+        write_task_report(folder, report, pictures)
+        for section in tables(report):
+            print(f"\n{markdown(section)}")
+        print(f"\nreport: {folder / 'report.html'}", flush=True)
+    return report
+
+
+def named_encoders(experiment: Experiment) -> dict[str, pathlib.Path]:
+    """Returns name -> folder of the encoders to compare."""
+    config = experiment.config.benchmark
+    start = experiment.config.run.init_from
+    given = config.encoders or (str(start or experiment.workdir / "encoder"),)
+    found: dict[str, pathlib.Path] = {}
+    for text in given:
+        name, _, folder = text.rpartition("=")
+        path = pathlib.Path(folder).expanduser()
+        name = name or path.name
+        config.require(
+            path.exists(),
+            "encoders",
+            f"must name folders of bundles; {path} is not there",
+            "Train an encoder first, for example with --method=dino.",
+        )
+        config.require(
+            name not in found,
+            "encoders",
+            f"must have a name of its own for each encoder; {name} is there twice",
+            "Write NAME=FOLDER.",
+        )
+        found[name] = path
+    return found
+
+
+def tasks_of(source: DataSource, config: BenchmarkConfig) -> dict[str, Task]:
+    """Returns the wanted tasks for which a data set has targets."""
+    train, test = source.splits["train"], source.splits.get("test")
+    if test is None:
+        return {}
+    kinds = train.annotations
+    found: dict[str, Task] = {}
+    labelled = not any(np.any(x.labels == UNLABELLED) for x in (train, test))
+    if labelled and source.num_classes > 1:
+        task = Classification(source.num_classes, pooling=config.features)
+        found["classification"] = task
+    if "masks" in kinds:
+        found["segmentation"] = Segmentation(len(source.mask_names), config.void)
+    if "depths" in kinds:
+        found["depth"] = Depth(config.depth_most, bins=config.depth_bins)
+    return {name: found[name] for name in config.tasks if name in found}
+
+
+def _sources(experiment: Experiment):
+    """Yields the data sets, one after the other."""
+    config = experiment.config
+    for name in config.benchmark.data or (config.data.name,):
+        if name == config.data.name:
+            yield experiment.source
+            continue
+        source = datasets.load(dataclasses.replace(config.data, name=name))
+        print(f"data: {source.summary()}", flush=True)
+        yield source
+
+
+def _on_source(experiment, source, tasks, encoders) -> dict[str, TaskResults]:
+    """Returns encoder -> what was found on one data set."""
+    config = experiment.config.benchmark
+    evaluator = TaskEvaluator(experiment.config.attack, config)
+    known: list = []
+    whole: dict[int, Any] = {}
+    results = {}
+    shape = source.image_shape
+    for name, path in encoders.items():
+        print(f"benchmark: {name} on {source.name}", flush=True)
+        folder = experiment.workdir / FOLDER / _plain(source.name) / _plain(name)
+        probed = {}
+        for task_name, task in tasks.items():
+            fitted = _probe(experiment, source, task, path, folder / task_name)
+            predictor = into_equal(known, fitted)
+            if id(predictor) not in whole:  # Attacks compile once per object.
+                whole[id(predictor)] = whole_image(predictor, shape, config)
+            probed[task_name] = Probed(task, whole[id(predictor)])
+        results[name] = evaluator(
+            probed,
+            source.splits["test"],
+            state_dir=folder / "batches",
+            progress=terminal_line(),
+        )
+        if workers().place.chief:
+            found = {task: summary(results[name], task) for task in tasks}
+            text = json.dumps(found, indent=1)
+            write_atomically(folder / "results.json", text.encode())
+    return results
+
+
+def _probe(experiment: Experiment, source: DataSource, task, encoder, folder):
+    """Returns the predictor of a task, fitted now or in an earlier run."""
+    config = experiment.config.benchmark
+    heads = ("features", "head_epochs", "head_batch_size", "head_rate", "head_decay")
+    shape = ("depth_bins", "depth_most", "void", "window", "stride", "seed")
+    about = {
+        "encoder": path_digest(encoder),
+        "data": source.digest,
+        **{name: str(getattr(config, name)) for name in (*heads, *shape)},
+    }
+    if not workers().agreed(_is_fitted(folder, about)):
+        predictor = fit_probe(
+            task,
+            read_encoder(encoder),
+            source.splits["train"],
+            config,
+            terminal_line(),
+        )
+        workers().by_chief(lambda: save_bundle(predictor, folder, about))
+    return load_bundle(folder)
+
+
+def _is_fitted(folder: pathlib.Path, about: dict) -> bool:
+    return folder.exists() and read_info(folder) == about
+
+
+def _part(results: dict[str, TaskResults], task: str) -> dict:
+    """Returns the report of one task: all encoders, each against the first."""
+    first, *others = results
+    rows = {name: summary(found, task) for name, found in results.items()}
+    if others:
+        rows[first]["against"] = {
+            name: difference(results[first], results[name], task) for name in others
+        }
+    return {"encoders": rows}
+
+
+def _constant(task: Task, source: DataSource) -> dict[str, float]:
+    """Returns what a blind prediction of depth gets."""
+    assert isinstance(task, Depth)
+    parts = {
+        name: np.concatenate(
+            [
+                batch["depths"].numpy()[batch["valid"].numpy()]
+                for batch in evaluation_batches(source.splits[name], 64, ("depths",))
+            ]
+        )
+        for name in ("train", "test")
+    }
+    depth = task.constant(parts["train"])
+    records = task.records(np.full_like(parts["test"], depth), parts["test"])
+    return {"depth": depth, **task.metrics(records.sum(axis=0))}
+
+
+def _report(experiment: Experiment, encoders: dict, found: dict) -> dict:
+    config = experiment.config
+    environment = run_folder.environment(experiment.source.digest)
+    return {
+        "title": f"kerobust benchmark: {', '.join(encoders)}",
+        "command": environment["command"],
+        "environment": environment,
+        "threat": dataclasses.asdict(config.attack),
+        "settings": config.to_flags(),
+        "encoders": {name: path_digest(path) for name, path in encoders.items()},
+        "data": found,
+    }
+
+
+def _plain(text: str) -> str:
+    """Returns text fit for the name of a file."""
+    return re.sub(r"[^\w.-]+", "_", text)
