@@ -1,6 +1,5 @@
 """Images kept in memory."""
 
-import functools
 import hashlib
 
 import numpy as np
@@ -28,9 +27,7 @@ class Memory:
         with tf.device("CPU:0"):
             self._images = tf.constant(images)
             known = {name: tf.constant(x) for name, x in (annotations or {}).items()}
-        self.annotations = {
-            name: functools.partial(_rows_of, values) for name, values in known.items()
-        }
+        self.annotations = known
         self.image_shape = (images.shape[1], images.shape[2], 3)
 
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
@@ -42,10 +39,12 @@ class Memory:
             images = tf.repeat(images, 3, axis=-1)
         return images
 
-
-def _rows_of(values: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    found = tf.gather(values, rows)
-    return tf.cast(found, tf.int32) if found.dtype.is_integer else found
+    def annotated(self, rows: tf.Tensor, kinds) -> dict[str, tf.Tensor]:
+        """Returns "images" and the kinds of annotations, see `Pictures`."""
+        found = {kind: tf.gather(self.annotations[kind], rows) for kind in kinds}
+        if "masks" in found:
+            found["masks"] = tf.cast(found["masks"], tf.int32)
+        return {"images": self.fetch(rows), **found}
 
 
 def from_arrays(

@@ -36,52 +36,49 @@ class Scenes:
     def __init__(self, seed: int, size: int):
         self.seed, self.size = seed, size
         self.image_shape = (size, size, 3)
-        self.annotations = {"masks": self.masks, "depths": self.depths}
+        self.annotations = ("masks", "depths")
 
     def fetch(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns float32 [B, H, W, 3], whole multiples of 1/255."""
+        return self.annotated(rows, ())["images"]
 
-        def render(room):
-            return rendering.paint(room, rendering.look(room, self.size))
+    def annotated(self, rows: tf.Tensor, kinds) -> dict[str, tf.Tensor]:
+        """Returns "images" and the kinds of annotations, see `Pictures`.
 
-        return tf.round(255.0 * self._each(render, rows, tf.float32)) / 255.0
-
-    def masks(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns indices into `rendering.SURFACES`, int32 [B, H, W]."""
-
-        def render(room):
-            view = rendering.look(room, self.size)
-            return rendering.surface_classes(room, view)
-
-        return self._each(render, rows, tf.int32)
-
-    def depths(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns depths along the axis of the camera in metres, float32 [B, H, W]."""
-        return self._each(
-            lambda room: rendering.look(room, self.size).depths, rows, tf.float32
+        Masks hold indices into `rendering.SURFACES`; depths are along the axis of the
+        camera.
+        """
+        count = tf.shape(rows)[0]
+        starts = tf.range(0, count, _CHUNK)[:, tf.newaxis]
+        # All chunks have one size, so that an image is the same in each of them.
+        spread = tf.gather(rows, tf.minimum(starts + tf.range(_CHUNK), count - 1))
+        keys = example_keys(self.seed, 0, tf.reshape(spread, [-1]))
+        types = {"images": tf.float32, "masks": tf.int32, "depths": tf.float32}
+        found = tf.map_fn(
+            lambda each: self._rendered(each, kinds),
+            tf.reshape(keys, [-1, _CHUNK, 2]),
+            fn_output_signature={name: types[name] for name in ("images", *kinds)},
         )
+        return {name: self._together(part, rows) for name, part in found.items()}
 
     def labels(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns indices into `rendering.SOLIDS`, int32 [B]."""
         return draw_rooms(example_keys(self.seed, 0, rows)).kind[:, 0]
 
-    def _each(self, render, rows: tf.Tensor, dtype) -> tf.Tensor:
-        """Returns what `render` makes of the rooms, chunk by chunk, [B, H, W, ...]."""
-        count = tf.shape(rows)[0]
-        starts = tf.range(0, count, _CHUNK)
-        # All chunks have one size: a map over them is one trace.
-        spread = tf.gather(
-            rows, tf.minimum(starts[:, None] + tf.range(_CHUNK), count - 1)
-        )
-        keys = tf.reshape(
-            example_keys(self.seed, 0, tf.reshape(spread, [-1])), [-1, _CHUNK, 2]
-        )
-        found = tf.map_fn(
-            lambda each: render(draw_rooms(each)), keys, fn_output_signature=dtype
-        )
-        rest = found.shape[3:]
-        found = tf.reshape(found, [-1, self.size, self.size, *rest])[:count]
-        return tf.ensure_shape(found, [rows.shape[0], self.size, self.size, *rest])
+    def _rendered(self, keys, kinds) -> dict[str, tf.Tensor]:
+        """Returns what one chunk of rooms looks like, [_CHUNK, H * W, ...]."""
+        room = draw_rooms(keys)
+        view = rendering.look(room, self.size)
+        colours = tf.round(255.0 * rendering.paint(room, view)) / 255.0
+        found = {"images": colours, "depths": view.depths}
+        found["masks"] = rendering.surface_classes(room, view)
+        return {name: found[name] for name in ("images", *kinds)}
+
+    def _together(self, chunks: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the images [B, H, W, ...] of chunks, without what filled them up."""
+        shape = [self.size, self.size, *chunks.shape[3:]]
+        found = tf.reshape(chunks, [-1, *shape])[: tf.shape(rows)[0]]
+        return tf.ensure_shape(found, [rows.shape[0], *shape])
 
 
 def load_scenes(config: DataConfig) -> DataSource:

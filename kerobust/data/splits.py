@@ -1,24 +1,22 @@
 """Parts of a data set: who belongs to them and how their images are fetched."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 UNLABELLED = -1
-# Kind -> rows int32 [B] -> int32 [B, H, W] for "masks", float32 for "depths".
-Annotations = Mapping[str, Callable[[tf.Tensor], tf.Tensor]]
 _CHUNK = 512
 
 
 class Pictures(Protocol):
     """Where images are kept: in memory, in files, in an archive.
 
-    Those with annotations have them in an attribute `annotations`, kind -> function of
-    rows int32 [B]: "masks" gives int32 [B, H, W], -1 = no label; "depths" float32
-    [B, H, W] in metres, 0 = unknown.
+    Those that know more of every pixel have an attribute `annotations`, the kinds that
+    there are, and a method `annotated(rows, kinds)`, which returns the images and each
+    of the kinds: "masks" int32 [B, H, W], -1 = no label; "depths" float32 [B, H, W] in
+    metres, 0 = unknown.
 
     Attributes:
         image_shape: (H, W, 3).
@@ -54,7 +52,6 @@ class Split:
         self.ids = self._rows if ids is None else np.asarray(ids, np.int32)
         self.size = len(self._rows)
         self.image_shape = pictures.image_shape
-        self._annotations: Annotations = getattr(pictures, "annotations", {})
         with tf.device("CPU:0"):
             self._row_tensor = tf.constant(self._rows)
 
@@ -72,11 +69,14 @@ class Split:
     @property
     def annotations(self) -> frozenset[str]:
         """What is known of every pixel: "masks", "depths", see `Pictures`."""
-        return frozenset(self._annotations)
+        return frozenset(getattr(self._pictures, "annotations", ()))
 
-    def annotate(self, kind: str, positions) -> tf.Tensor:
-        """Returns the `kind` of annotation of the images at `positions`, int32 [B]."""
-        return self._annotations[kind](tf.gather(self._row_tensor, positions))
+    def read(self, positions, kinds: tuple[str, ...] = ()) -> dict[str, tf.Tensor]:
+        """Returns "images" and the `kinds` of annotations at positions int32 [B]."""
+        if not kinds:
+            return {"images": self.fetch(positions)}
+        pictures: Any = self._pictures
+        return pictures.annotated(tf.gather(self._row_tensor, positions), kinds)
 
     def subset(self, positions) -> "Split":
         """Returns the examples at `positions`, an int or bool array, in that order."""

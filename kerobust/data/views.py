@@ -165,11 +165,10 @@ def evaluation_batches(
         numbers = tf.cast(start, tf.int32) + tf.range(batch_size)
         positions = tf.minimum(numbers, split.size - 1)
         return {
-            "images": split.fetch(positions),
+            **split.read(positions, annotations),
             "labels": tf.gather(labels, positions),
             "ids": tf.gather(ids, positions),
             "valid": numbers < split.size,
-            **{kind: split.annotate(kind, positions) for kind in annotations},
         }
 
     starts = tf.data.Dataset.range(0, split.size, batch_size)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -44,27 +45,28 @@ def linear_probe(
     return probe
 
 
-def fit_probe(
-    task: Task,
+def fit_heads(
+    tasks: dict[str, Task],
     encoder: tf.keras.Model,
     split: Split,
     config: BenchmarkConfig,
     say: Callable[[str], None] | None = None,
-) -> tf.keras.Model:
-    """Returns a frozen encoder with a head for a task, fitted on the images of `split`.
+) -> dict[str, tf.keras.Model]:
+    """Returns a frozen encoder with a head for each task, fitted on images of `split`.
 
     Classifiers get the best linear head. Dense heads are trained on the tokens of the
-    images, of their mirror images, or of the windows of both, which are computed once.
+    images and of their mirror images, or of the windows of both; tokens are computed
+    once.
 
     Args:
-        task: The task; its `TARGET` must be known for the split.
+        tasks: Name -> task, whose `TARGET` must be known for the split.
         encoder: Maps images to `Tokens`; not changed.
         split: Training images.
         config: How dense heads are trained, and windows.
         say: Called with lines of progress.
 
     Raises:
-        UserError: If nothing is labelled, labels are not what the task needs, or the
+        UserError: If nothing is labelled, labels are not what a task needs, or the
             tokens do not fit the memory.
 
     References:
@@ -73,20 +75,33 @@ def fit_probe(
 
     Differences:
         Windows lie on the grid of the evaluation instead of random places; images are
-        mirrored left to right only. The classifier's head is the minimum itself, not
-        five epochs of Adam with rate 0.5.
+        mirrored left to right only; tokens are those after the final norm for depth
+        too. The classifier's head is the minimum itself, not five epochs of Adam with
+        rate 0.5.
     """
-    if isinstance(task, Classification):
-        return linear_probe(encoder, split, task.num_classes, task.pooling)
-    predictor = task.predictor(encoder)
-    tokens, targets = _tokens(task, predictor, split, config)
-    _start_head(predictor.head, config.seed)
-    _train_head(task, predictor, tokens, targets, config, say or (lambda text: None))
-    return predictor
+    found, dense = {}, {}
+    for name, task in tasks.items():
+        if isinstance(task, Classification):
+            given = (task.num_classes, task.pooling)
+            found[name] = linear_probe(encoder, split, *given)
+        else:
+            dense[name] = task
+    if dense:
+        cached = _cached(list(dense.values()), encoder, split, config)
+        for name, task in dense.items():
+            found[name] = task.predictor(encoder)
+            _start_head(found[name].head, config.seed)
+            _train_head(task, found[name], cached, config, say or (lambda text: None))
+    return found
 
 
 def whole_image(predictor, image_shape, config: BenchmarkConfig):
     """Returns what predicts images of `image_shape`: the predictor, or windows of it.
+
+    Args:
+        predictor: See `Windowed`.
+        image_shape: (H, W, C).
+        config: Windows.
 
     Raises:
         UserError: If the images are smaller than a window.
@@ -124,30 +139,37 @@ def _stride(window: int, config: BenchmarkConfig) -> int:
     return config.stride or max(1, 3 * window // 4)
 
 
-def _tokens(task: Task, predictor, split: Split, config: BenchmarkConfig):
-    """Returns the tokens of all windows and their mirror images, and their targets."""
-    model = whole_image(predictor, split.image_shape, config)
-    windows = model.windows if isinstance(model, Windowed) else lambda images: [images]
-    encode = tf.function(lambda x: predictor.encoder(x, training=False))
-    found, targets = [], []
-    batches = evaluation_batches(split, config.batch_size, (task.TARGET,))
+class _Cached(NamedTuple):
+    """Tokens of windows and their mirror images, and the targets by `Task.TARGET`."""
+
+    tokens: Tokens
+    targets: dict[str, np.ndarray]
+
+
+def _cached(tasks, encoder, split: Split, config: BenchmarkConfig) -> _Cached:
+    kinds = tuple({task.TARGET for task in tasks})
+    model = whole_image(tasks[0].predictor(encoder), split.image_shape, config)
+    cut = model.windows if isinstance(model, Windowed) else lambda images: [images]
+    encode = tf.function(lambda images: encoder(images, training=False))
+    tokens: list[Tokens] = []
+    targets: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+    batches = evaluation_batches(split, config.batch_size, kinds)
     for number, batch in enumerate(batches):
         rows = tf.where(batch["valid"])[:, 0]
-        images, target = (
-            tf.gather(batch[name], rows) for name in ("images", task.TARGET)
-        )
         for flipped in (False, True):
+            shown = {name: tf.gather(batch[name], rows) for name in ("images", *kinds)}
             if flipped:
-                images, target = tf.reverse(images, [2]), tf.reverse(target, [2])
-            for image, part in zip(windows(images), windows(target), strict=True):
-                found.append(tf.nest.map_structure(lambda x: x.numpy(), encode(image)))
-                targets.append(part.numpy())
+                shown = {name: tf.reverse(x, [2]) for name, x in shown.items()}
+            windows = cut(shown["images"])
+            tokens += [Tokens(*(x.numpy() for x in encode(each))) for each in windows]
+            for kind in kinds:
+                targets[kind] += [each.numpy() for each in cut(shown[kind])]
         if number == 0:
-            count = 2 * split.size * len(windows(images))
-            _require_memory(count, found[0], config)
-    kept = np.concatenate(targets)
-    task.check(kept)
-    return Tokens(*(np.concatenate(part) for part in zip(*found, strict=True))), kept
+            _require_memory(2 * split.size * len(windows), tokens[0], config)
+    whole = {kind: np.concatenate(parts) for kind, parts in targets.items()}
+    for task in tasks:
+        task.check(whole[task.TARGET])
+    return _Cached(Tokens(*map(np.concatenate, zip(*tokens, strict=True))), whole)
 
 
 def _require_memory(count: int, tokens: Tokens, config: BenchmarkConfig) -> None:
@@ -168,7 +190,8 @@ def _start_head(head, seed: int) -> None:
     kernel.assign(0.01 * draw)
 
 
-def _train_head(task: Task, predictor, tokens: Tokens, targets, config, say) -> None:
+def _train_head(task: Task, predictor, cached: _Cached, config, say) -> None:
+    tokens, targets = cached.tokens, cached.targets[task.TARGET]
     count, size = len(targets), min(config.head_batch_size, len(targets))
     per_epoch = count // size
     total = config.head_epochs * per_epoch

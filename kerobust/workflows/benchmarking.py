@@ -16,7 +16,7 @@ from kerobust.data.datasets import DataSource
 from kerobust.data.splits import UNLABELLED
 from kerobust.data.views import evaluation_batches
 from kerobust.distribute import workers
-from kerobust.evaluation.probes import fit_probe, whole_image
+from kerobust.evaluation.probes import fit_heads, whole_image
 from kerobust.evaluation.task_config import BenchmarkConfig
 from kerobust.evaluation.task_evaluator import TaskEvaluator
 from kerobust.evaluation.task_report import (
@@ -150,10 +150,10 @@ def _on_source(experiment, source, tasks, encoders) -> dict[str, TaskResults]:
     for name, path in encoders.items():
         print(f"benchmark: {name} on {source.name}", flush=True)
         folder = experiment.workdir / FOLDER / _plain(source.name) / _plain(name)
+        _fit(experiment, source, tasks, path, folder)
         probed = {}
         for task_name, task in tasks.items():
-            fitted = _probe(experiment, source, task, path, folder / task_name)
-            predictor = into_equal(known, fitted)
+            predictor = into_equal(known, load_bundle(folder / task_name))
             if id(predictor) not in whole:  # Attacks compile once per object.
                 whole[id(predictor)] = whole_image(predictor, shape, config)
             probed[task_name] = Probed(task, whole[id(predictor)])
@@ -170,8 +170,8 @@ def _on_source(experiment, source, tasks, encoders) -> dict[str, TaskResults]:
     return results
 
 
-def _probe(experiment: Experiment, source: DataSource, task, encoder, folder):
-    """Returns the predictor of a task, fitted now or in an earlier run."""
+def _fit(experiment: Experiment, source: DataSource, tasks, encoder, folder) -> None:
+    """Fits and writes the heads that no earlier run has written to `folder`."""
     config = experiment.config.benchmark
     heads = ("features", "head_epochs", "head_batch_size", "head_rate", "head_decay")
     shape = ("depth_bins", "depth_most", "void", "window", "stride", "seed")
@@ -180,16 +180,21 @@ def _probe(experiment: Experiment, source: DataSource, task, encoder, folder):
         "data": source.digest,
         **{name: str(getattr(config, name)) for name in (*heads, *shape)},
     }
-    if not workers().agreed(_is_fitted(folder, about)):
-        predictor = fit_probe(
-            task,
-            read_encoder(encoder),
-            source.splits["train"],
-            config,
-            terminal_line(),
-        )
-        workers().by_chief(lambda: save_bundle(predictor, folder, about))
-    return load_bundle(folder)
+    missing = {
+        name: task
+        for name, task in tasks.items()
+        if not workers().agreed(_is_fitted(folder / name, about))
+    }
+    if not missing:
+        return
+    train, say = source.splits["train"], terminal_line()
+    fitted = fit_heads(missing, read_encoder(encoder), train, config, say)
+
+    def save() -> None:
+        for name, predictor in fitted.items():
+            save_bundle(predictor, folder / name, about)
+
+    workers().by_chief(save)
 
 
 def _is_fitted(folder: pathlib.Path, about: dict) -> bool:

@@ -127,10 +127,9 @@ def test_a_lamp_behind_a_solid_puts_the_floor_in_front_into_its_shadow():
 
 def test_every_image_has_a_label_that_can_be_seen_and_depths_in_range():
     split = load(DataConfig(name="scenes")).splits["test"].subset(np.arange(64))
-    positions = tf.range(split.size)
-    masks = split.annotate("masks", positions).numpy()
-    depths = split.annotate("depths", positions).numpy()
-    images, labels = split.arrays()
+    found = split.read(tf.range(split.size), ("masks", "depths"))
+    images, masks, depths = (found[x].numpy() for x in ("images", "masks", "depths"))
+    labels = split.labels
 
     assert split.annotations == {"masks", "depths"}
     assert images.shape == (64, 64, 64, 3) and masks.shape == depths.shape == (64,) * 3
@@ -138,6 +137,7 @@ def test_every_image_has_a_label_that_can_be_seen_and_depths_in_range():
     wanted = [SURFACES.index(SOLIDS[label]) for label in labels]
     shown = (masks == np.reshape(wanted, [-1, 1, 1])).sum(axis=(1, 2))
     assert shown.min() >= 100
+    np.testing.assert_array_equal(split.arrays()[0], images)
     np.testing.assert_array_equal(np.round(images * 255) / np.float32(255), images)
     assert set(np.unique(masks)) == set(range(len(SURFACES)))
 
