@@ -18,6 +18,7 @@ from kerobust.methods.fare import FareConfig
 from kerobust.methods.finetune import FinetuneConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
+from kerobust.methods.multi_config import MultiConfig
 from kerobust.methods.optimisation import PretrainConfig, StartConfig
 from kerobust.methods.rodino import RodinoConfig
 from kerobust.models.convnet import ConvConfig
@@ -121,6 +122,7 @@ class ExperimentConfig:
     rodino: RodinoConfig = RodinoConfig()
     deacl: DeaclConfig = DeaclConfig()
     fare: FareConfig = FareConfig()
+    multi: MultiConfig = MultiConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     dverge: DvergeConfig = DvergeConfig()
     mae: MaeConfig = MaeConfig()
