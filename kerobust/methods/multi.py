@@ -53,8 +53,9 @@ class Multi(FrozenTeacher):
         seed: Seed of the drawn attacks.
 
     References:
-        LORE, 2025, arXiv:2505.18884 (loss, multipliers, rates); Tramer & Boneh, 2019,
-        arXiv:1904.13000 (average, maximum); Maini et al., 2020, arXiv:1909.04068 (msd).
+        Khodabandeh et al., LORE, 2025, arXiv:2505.18884 (loss, multipliers, rates);
+        Tramer & Boneh, 2019, arXiv:1904.13000 (average, maximum); Maini et al., 2020,
+        arXiv:1909.04068 (msd).
 
     Differences:
         From LORE: squares are divided by the width, patches count as much as the class

@@ -11,7 +11,7 @@ from tests.methods.tiny import first_batch, tiny_pretraining
 
 FINETUNE = ("natural", "fast", "pgd", "trades")
 # They differ from another row by little.
-SLOW = ("ensemble", "fast", "pgd", "rodino", "fare")
+SLOW = ("ensemble", "fast", "pgd", "rodino", "fare", "multi")
 # One attack, its full radius and multipliers that stand still.
 STILL = {"attacks": ("both",), "warmup_share": 0.0, "dual_rate": 0.0}
 ROWS = [

@@ -276,6 +276,28 @@ def test_the_average_of_a_residual_network_has_its_statistics_too():
     np.testing.assert_allclose(average, 0.5 * (start + student), rtol=1e-5)
 
 
+def test_a_resumed_run_draws_and_updates_as_if_it_had_not_stopped(tmp_path):
+    whole, second = (make(dual_every=2, warmup_share=0.1) for _ in range(2))
+    steps = [tf.function(each.train_step, autograph=False) for each in (whole, second)]
+    for _ in range(3):
+        steps[0](first_batch())
+    saved = tf.train.Checkpoint(method=whole, optimizer=whole.optimizer)
+    path = saved.save(str(tmp_path / "checkpoint"))
+
+    steps[1](first_batch())  # What was there before must not matter.
+    restored = tf.train.Checkpoint(method=second, optimizer=second.optimizer)
+    restored.restore(path).assert_consumed()
+    for _ in range(3):
+        for step in steps:
+            step(first_batch())
+
+    assert float(whole.multipliers.updates_made) == 3.0
+    for name in ("encoder", "multipliers", "average"):
+        ours, theirs = (getattr(each, name).weights for each in (whole, second))
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
