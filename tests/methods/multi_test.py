@@ -222,6 +222,9 @@ def test_the_update_of_multipliers_sees_the_clean_images_after_the_step():
     # The first step of Adam has the sign of the gradient and the length of the rate.
     raw = method.multipliers.climbing[0].numpy()
     np.testing.assert_allclose(raw, 0.01 * np.sign(slacks), rtol=1e-3)
+    # Its first moment is 0.1 times the gradient, sigmoid(0) times the mean slack.
+    moment = method.multipliers.first[0].numpy()
+    np.testing.assert_allclose(moment, 0.05 * np.array(slacks), rtol=1e-3)
 
 
 def trained(**multi):
