@@ -123,7 +123,7 @@ _MEMBERS = (*_ENSEMBLE, *_judged("pretrain.model"))
 PIPELINES = {
     "mimir": _encoder("mimir", ("mimir", "mae")),
     "rodino": _encoder("rodino", ("rodino",), Start),
-    "deacl": _encoder("deacl", ("deacl", "fare"), Start),
+    "deacl": _encoder("deacl", ("deacl", "fare", "multi"), Start),
     "dverge": Pipeline("dverge", _MEMBERS, ("dverge", "ensemble")),
     "benchmark": _benchmark(),
 }

@@ -19,6 +19,7 @@ from kerobust.methods.fare import FareConfig
 from kerobust.methods.finetune import FinetuneConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
+from kerobust.methods.multi_config import MultiConfig
 from kerobust.methods.optimisation import PretrainConfig, StartConfig
 from kerobust.methods.rodino import RodinoConfig
 from kerobust.models.convnet import ConvConfig
@@ -122,6 +123,7 @@ class ExperimentConfig:
     rodino: RodinoConfig = RodinoConfig()
     deacl: DeaclConfig = DeaclConfig()
     fare: FareConfig = FareConfig()
+    multi: MultiConfig = MultiConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     dverge: DvergeConfig = DvergeConfig()
     mae: MaeConfig = MaeConfig()

@@ -6,7 +6,8 @@ from .executor import PretrainExecutor
 
 _PARAMETERS = (
     *("method", "model.", "conv.", "attack.", "pretrain.", "views."),
-    *("dino.", "rodino.", "deacl.", "fare.", "ensemble.", "dverge.", "mae.", "mimir."),
+    *("dino.", "rodino.", "deacl.", "fare.", "multi.", "mae.", "mimir."),
+    *("ensemble.", "dverge."),
     *("run.seed", "run.mixed_precision", "run.init_from"),
     *("data.label_fraction", "data.label_seed", "data.pretrain_validation"),
 )

@@ -8,6 +8,7 @@ from kerobust.methods.ensemble import EnsembleTraining
 from kerobust.methods.fare import Fare
 from kerobust.methods.mae import Mae
 from kerobust.methods.mimir import Mimir
+from kerobust.methods.multi import Multi
 from kerobust.methods.rodino import Rodino
 
 METHODS: dict[str, type[Method]] = {
@@ -18,5 +19,6 @@ METHODS: dict[str, type[Method]] = {
     "fare": Fare,
     "mae": Mae,
     "mimir": Mimir,
+    "multi": Multi,
     "rodino": Rodino,
 }

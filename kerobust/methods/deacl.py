@@ -87,6 +87,7 @@ class Deacl(FrozenTeacher):
 
     def __init__(self, student, teacher, config: DeaclConfig, head=None, **kwargs):
         super().__init__(student, teacher, config, **kwargs)
+        self.attack = config.attack()
         self.projector = None if head is None else frozen_copy(head)
         attacked = student if config.attack_model == "student" else teacher
 
@@ -99,7 +100,7 @@ class Deacl(FrozenTeacher):
             self.objective = ProjectedDistance(embed, self.projector)
 
     @staticmethod
-    def _parts(experiment, start):
+    def _parts(experiment, start, length):
         if experiment.deacl.projector == "none":
             return ()
         head = start.get("head") if isinstance(start, dict) else None

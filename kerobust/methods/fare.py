@@ -42,6 +42,7 @@ class Fare(FrozenTeacher):
 
     def __init__(self, student, teacher, config: FareConfig, **kwargs):
         super().__init__(student, teacher, config, **kwargs)
+        self.attack = config.attack()
         self.objective = FeatureDistance(lambda images: self.embed(student, images))
 
     def loss_terms(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:

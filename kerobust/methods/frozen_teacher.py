@@ -1,4 +1,4 @@
-"""What DeACL and FARE share: a frozen encoder, and a copy of it made robust."""
+"""What DeACL, FARE and multi share: a frozen encoder, and a copy of it made robust."""
 
 import dataclasses
 
@@ -53,8 +53,8 @@ class FrozenTeacherConfig(InnerAttackConfig):
 class FrozenTeacher(Method):
     """Base: trains a student so that attacks cannot move it from a frozen teacher.
 
-    A subclass names its settings (`SECTION`), makes its `objective` and writes its loss
-    terms.
+    A subclass names its settings (`SECTION`), makes its `attack` and its `objective`
+    and writes its loss terms.
     `guide` adds the teacher's embedding of the clean image, `target` float32 [B, D].
 
     Args:
@@ -75,7 +75,6 @@ class FrozenTeacher(Method):
         super().__init__(**kwargs)
         self.encoder, self.teacher = student, teacher
         self.config = config
-        self.attack = config.attack()
 
     @classmethod
     def from_experiment(cls, experiment, image_shape, length: Length, start=None):
@@ -84,13 +83,12 @@ class FrozenTeacher(Method):
         Args:
             experiment: `ExperimentConfig`.
             image_shape: (height, width, channels).
-            length: Not used: nothing here depends on it.
+            length: `Length` of the training.
             start: Loaded bundle with the teacher; see `encoder_of`.
 
         Raises:
             UserError: If there is no teacher, or it cannot read the images.
         """
-        del length
         config, known = getattr(experiment, cls.SECTION), encoder_of(start)
         if known is None:
             raise UserError(
@@ -104,10 +102,11 @@ class FrozenTeacher(Method):
         student = type(known).from_config(known.get_config())
         if config.student == "teacher":
             copy_weights(known, student)
-        return cls(student, teacher, config, *cls._parts(experiment, start))
+        return cls(student, teacher, config, *cls._parts(experiment, start, length))
 
     @staticmethod
-    def _parts(experiment, start) -> tuple:
+    def _parts(experiment, start, length: Length) -> tuple:
+        """Returns further arguments of the constructor."""
         return ()
 
     @property

@@ -36,6 +36,25 @@ def average_pairs(teacher: tf.keras.Model, student: tf.keras.Model) -> Pairs:
     ]
 
 
+def statistic_pairs(teacher: tf.keras.Model, student: tf.keras.Model) -> Pairs:
+    """Returns (average, variable) for what each replica records by itself.
+
+    These are the statistics of batch norm, which `average_pairs` leaves out.
+    """
+    averages = named_weights(teacher)
+    return [
+        (averages[name], variable)
+        for name, variable in named_weights(student).items()
+        if variable.synchronization == tf.VariableSynchronization.ON_READ
+    ]
+
+
+def move_statistics(pairs: Pairs, share: tf.Tensor) -> None:
+    """Does what `move_averages` does for the pairs of `statistic_pairs`."""
+    for average, variable in pairs:
+        average.assign_add(share * (variable - average))
+
+
 def move_averages(pairs: Pairs, share: tf.Tensor) -> None:
     """Moves every average by a share of its distance to the variable.
 

@@ -32,7 +32,7 @@ SMALL = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rodino", "deacl", "fare"])
+@pytest.mark.parametrize("name", ["rodino", "deacl", "fare", "multi"])
 def test_the_method_starts_from_the_teacher_and_both_are_attacked(tmp_path, name):
     stages = "--run.stages=start,pretrain,evaluate"
     flags = [*SMALL, f"--method={name}", stages, f"--run.workdir={tmp_path}"]

@@ -11,7 +11,9 @@ from tests.methods.tiny import first_batch, tiny_pretraining
 
 FINETUNE = ("natural", "fast", "pgd", "trades")
 # They differ from another row by little.
-SLOW = ("ensemble", "fast", "pgd", "rodino", "fare")
+SLOW = ("ensemble", "fast", "pgd", "rodino", "fare", "multi")
+# One attack, its full radius and multipliers that stand still.
+STILL = {"attacks": ("both",), "warmup_share": 0.0, "dual_rate": 0.0}
 ROWS = [
     pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
     for name in (*METHODS, *FINETUNE)
@@ -23,7 +25,7 @@ def make(name: str):
         return make_finetune(attack=name, warmup_epochs=0.0)
     # A teacher and a centre that stand still, so that the loss can only fall.
     still = {"teacher_momentum": 1.0, "centre_momentum": 1.0}
-    method = tiny_pretraining(name, dino=still, mi_batch=8)
+    method = tiny_pretraining(name, dino=still, multi=STILL, mi_batch=8)
     config = PretrainConfig(epochs=10, batch_size=16, warmup_epochs=0.0, base_rate=1e-2)
     compile_method(method, config, 160)
     return method

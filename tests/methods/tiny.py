@@ -15,6 +15,7 @@ from kerobust.methods.ensemble import EnsembleConfig
 from kerobust.methods.fare import FareConfig
 from kerobust.methods.mae import MaeConfig
 from kerobust.methods.mimir import MimirConfig
+from kerobust.methods.multi_config import MultiConfig
 from kerobust.methods.rodino import RodinoConfig
 from kerobust.methods.start import Length
 from kerobust.models.convnet import ConvConfig
@@ -31,6 +32,12 @@ DINO = {
 }
 ENSEMBLE = {"members": 3, "attack_steps": 2}
 DVERGE = {"epsilon": 0.2, "step_size": 0.05, "steps": 3}
+MULTI = {
+    "epsilon": 0.2,
+    "steps": 2,
+    "dual_width": 8,
+    "dual_every": 1,
+}
 VIEWS = {"local_count": 2, "local_size": 4}
 LENGTH = Length(epochs=10, steps_per_epoch=10)
 
@@ -43,6 +50,7 @@ def tiny_experiment(
     deacl=None,
     ensemble=None,
     dverge=None,
+    multi=None,
     **mimir,
 ) -> ExperimentConfig:
     """Returns an experiment whose networks are 16 wide and 1 deep."""
@@ -64,6 +72,7 @@ def tiny_experiment(
         rodino=RodinoConfig(**(rodino or {})),
         deacl=DeaclConfig(**(deacl or {})),
         fare=FareConfig(epsilon=0.2, steps=2, step_size=0.1),
+        multi=MultiConfig(**{**MULTI, **(multi or {})}),
         conv=ConvConfig(widths=(4, 6), hidden=(12, 8), kernel_size=3, padding="same"),
         ensemble=EnsembleConfig(**{**ENSEMBLE, **(ensemble or {})}),
         dverge=DvergeConfig(**{**DVERGE, **(dverge or {})}),
@@ -76,7 +85,7 @@ def tiny_pretraining(name: str, **settings):
     """Returns pretraining method `name` with new networks; teachers are untrained."""
     experiment = tiny_experiment(**settings)
     start = None
-    if name in ("deacl", "fare"):
+    if name in ("deacl", "fare", "multi"):
         start = experiment.model.build(SHAPE)
     more = {"num_classes": 10} if METHODS[name].SUPERVISED else {}
     return METHODS[name].from_experiment(experiment, SHAPE, LENGTH, start, **more)
