@@ -79,8 +79,8 @@ class Table:
         import tensorflow as tf
 
         from kerobust.data.datasets import DataConfig, labelled_subset, load
-        from kerobust.models.vit import VisionTransformer
         from kerobust.evaluation.probes import linear_probe
+        from kerobust.models.vit import VisionTransformer
         from kerobust.workflows.contenders import pixel_probe
         from kerobust.workflows.training import read_encoder
 
