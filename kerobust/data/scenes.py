@@ -9,6 +9,7 @@ shapes, so that only form and shade do.
 import hashlib
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from kerobust.config import UserError
@@ -22,6 +23,7 @@ TRAIN, VALIDATION, TEST = 4000, 500, 1000
 NEAREST, FARTHEST = 1.0, 10.0  # Metres; all depths lie between them.
 _SIZE, _SOLIDS, _VERSION = 64, 4, 1
 _DRAWS = 128  # More than a room needs.
+_LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
 _CHUNK = 32  # Images rendered at once: larger blocks do not stay in a CPU's cache.
 
 
@@ -48,6 +50,13 @@ class Scenes:
         Masks hold indices into `rendering.SURFACES`; depths are along the axis of the
         camera.
         """
+        found = self._render(rows, tuple(kinds))
+        for name, values in found.items():  # Compiled for batches of any size.
+            found[name] = tf.ensure_shape(values, [rows.shape[0], *values.shape[1:]])
+        return found
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def _render(self, rows: tf.Tensor, kinds: tuple) -> dict[str, tf.Tensor]:
         count = tf.shape(rows)[0]
         starts = tf.range(0, count, _CHUNK)[:, tf.newaxis]
         # All chunks have one size, so that an image is the same in each of them.
@@ -59,7 +68,7 @@ class Scenes:
             tf.reshape(keys, [-1, _CHUNK, 2]),
             fn_output_signature={name: types[name] for name in ("images", *kinds)},
         )
-        return {name: self._together(part, rows) for name, part in found.items()}
+        return {name: self._together(part, count) for name, part in found.items()}
 
     def labels(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns indices into `rendering.SOLIDS`, int32 [B]."""
@@ -69,16 +78,17 @@ class Scenes:
         """Returns what one chunk of rooms looks like, [_CHUNK, H * W, ...]."""
         room = draw_rooms(keys)
         view = rendering.look(room, self.size)
-        colours = tf.round(255.0 * rendering.paint(room, view)) / 255.0
+        levels = tf.cast(tf.round(255.0 * rendering.paint(room, view)), tf.int32)
+        # A table: graphs may turn a division into a product, which rounds otherwise.
+        colours = tf.gather(_LEVELS, levels)
         found = {"images": colours, "depths": view.depths}
         found["masks"] = rendering.surface_classes(room, view)
         return {name: found[name] for name in ("images", *kinds)}
 
-    def _together(self, chunks: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Returns the images [B, H, W, ...] of chunks, without what filled them up."""
+    def _together(self, chunks: tf.Tensor, count) -> tf.Tensor:
+        """Returns the first `count` images of chunks, [count, H, W, ...]."""
         shape = [self.size, self.size, *chunks.shape[3:]]
-        found = tf.reshape(chunks, [-1, *shape])[: tf.shape(rows)[0]]
-        return tf.ensure_shape(found, [rows.shape[0], *shape])
+        return tf.reshape(chunks, [-1, *shape])[:count]
 
 
 def load_scenes(config: DataConfig) -> DataSource:

@@ -13,6 +13,7 @@ import kerobust
 from kerobust.attacks import AttackConfig, whitening_of
 from kerobust.attacks.attempts import Attempt, attempt_keys, check_inside
 from kerobust.attacks.objectives import Objective, infer
+from kerobust.attacks.tracing import traced
 from kerobust.batch_state import BatchState, array_digest, weights_digest
 from kerobust.data import Split, evaluation_batches
 from kerobust.distribute import workers
@@ -23,7 +24,7 @@ from kerobust.randomness import example_keys
 from kerobust.tasks import Effort, Task
 from kerobust.tasks.base import EMBED, TASK
 
-CLEAN = "clean"
+CLEAN, _EVERYTHING = "clean", "everything"
 _PROBE, _PICTURES = 8, 6
 _WHITENING = 1000  # Clean images whose tokens are whitened.
 
@@ -40,6 +41,7 @@ class TaskEvaluator:
         self.threat, self.config = threat, config
         self._objectives: dict[tuple, tuple[Any, Objective]] = {}
         self._attempts: dict[tuple, dict[str, Attempt]] = {}
+        self._functions: dict[int, tuple[Any, Any]] = {}
         self._whitening: dict[int, tf.Variable] = {}
 
     def __call__(
@@ -65,7 +67,7 @@ class TaskEvaluator:
         if self.config.suite_steps and self.config.whitened:
             self._whiten(probed, split)
         jobs = self._jobs(probed)
-        outputs = [infer(each.model, first["images"]) for each in probed.values()]
+        outputs = [self._say(each.model, first["images"]) for each in probed.values()]
         probe = np.concatenate([np.ravel(each[:_PROBE]) for each in outputs])[:4096]
         identity = self._identity(probed, shown)
         state = workers().in_turn(lambda: BatchState(state_dir, identity, probe, say))
@@ -73,7 +75,7 @@ class TaskEvaluator:
         clean = _joined(found.pop(CLEAN), probed)
         everything = {name: records.sum(axis=0) for name, records in clean.items()}
         if shown.size < split.size:
-            everything = self._everything(probed, split, targets)
+            everything = self._everything(probed, split, targets, state)
         return TaskResults(
             tasks={name: each.task for name, each in probed.items()},
             epsilon=float(self.threat.epsilon),
@@ -98,7 +100,7 @@ class TaskEvaluator:
             if not own.mine(index):
                 continue
             batch = _valid(batch)
-            work = functools.partial(_judged, probed, batch["images"], batch)
+            work = functools.partial(self._judged, probed, batch["images"], batch)
             found[CLEAN].append(state.get(CLEAN, index, work)[0])
             for job in jobs:
                 work = functools.partial(self._attacked, probed, job, batch)
@@ -135,7 +137,7 @@ class TaskEvaluator:
         pictures = {}
         if (attempt.name, job.epsilon) == (TASK, self.threat.epsilon):
             pictures["pictures"] = adversarial[:_PICTURES]
-        found = _judged(probed, adversarial, batch)
+        found = self._judged(probed, adversarial, batch)
         return {**found, **pictures, "norms": norms, "seconds": np.array(seconds)}
 
     def _objective(self, job: Job, model) -> Objective:
@@ -187,13 +189,39 @@ class TaskEvaluator:
             self._whitening[width] = tf.Variable(found, trainable=False)
         self._whitening[width].assign(found)
 
-    def _everything(self, probed, split: Split, targets) -> dict[str, np.ndarray]:
+    def _everything(self, probed, split: Split, targets, state) -> dict:
+        """Returns task -> sum of the records of all images without attack."""
+        own, parts = workers(), []
         batches = evaluation_batches(split, self.config.batch_size, targets)
-        totals: dict[str, Any] = {}
-        for batch in map(_valid, batches):
-            for name, records in _judged(probed, batch["images"], batch).items():
-                totals[name] = totals.get(name, 0) + records.sum(axis=0)
-        return {name: totals[f"records.{name}"] for name in probed}
+        for index, batch in enumerate(batches):
+            if own.mine(index):
+                batch = _valid(batch)
+                work = functools.partial(self._summed, probed, batch)
+                parts.append(state.get(_EVERYTHING, index, work)[0])
+        parts = own.collect(parts)
+        return {name: sum(part[f"records.{name}"] for part in parts) for name in probed}
+
+    def _summed(self, probed, batch) -> dict[str, np.ndarray]:
+        found = self._judged(probed, batch["images"], batch)
+        return {name: records.sum(axis=0) for name, records in found.items()}
+
+    def _judged(self, probed, images, batch) -> dict[str, np.ndarray]:
+        """Returns the records of all tasks on images, as "records.TASK"."""
+        found = {}
+        for name, (task, model) in probed.items():
+            outputs = self._say(model, images)
+            found[f"records.{name}"] = task.records(outputs, batch[task.TARGET])
+        return found
+
+    def _say(self, model, images) -> tf.Tensor:
+        """Returns a model's outputs on images; compiled once per model."""
+        known, function = self._functions.get(id(model), (None, None))
+        if known is not model or function is None:
+            shape = [None, *images.shape[1:]]
+            signature = [tf.TensorSpec(shape, tf.float32)]
+            function = traced(functools.partial(infer, model), signature)
+            self._functions[id(model)] = model, function
+        return function(tf.constant(images))
 
     def _identity(self, probed: dict[str, Probed], split: Split) -> dict[str, str]:
         config = self.config
@@ -219,7 +247,7 @@ class TaskEvaluator:
             attacked = parts[0]["pictures"]
             images = batch["images"][: len(attacked)]
             clean, adversarial = (
-                task.predictions(infer(model, each)).numpy()
+                task.predictions(self._say(model, each)).numpy()
                 for each in (images, attacked)
             )
             shown[name] = {
@@ -236,14 +264,6 @@ def _valid(batch) -> dict[str, np.ndarray]:
     """Returns the real rows of a batch."""
     valid = batch["valid"].numpy()
     return {name: values.numpy()[valid] for name, values in batch.items()}
-
-
-def _judged(probed: dict[str, Probed], images, batch) -> dict[str, np.ndarray]:
-    """Returns the records of all tasks on images, as "records.TASK"."""
-    return {
-        f"records.{name}": task.records(infer(model, images), batch[task.TARGET])
-        for name, (task, model) in probed.items()
-    }
 
 
 def _joined(parts: list[dict], probed) -> dict[str, np.ndarray]:

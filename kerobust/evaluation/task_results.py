@@ -116,4 +116,4 @@ def bootstrap(task: Task, records: np.ndarray, draws: int = _DRAWS) -> np.ndarra
     generator = np.random.default_rng(0)
     weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)
     totals = np.tensordot(weights.astype(float), records.astype(float), axes=1)
-    return np.array([task.metrics(total)[task.MAIN] for total in totals])
+    return task.main(totals)

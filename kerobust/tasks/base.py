@@ -83,6 +83,10 @@ class Task:
         """Returns the metrics that a sum of records means; `MAIN` is the first."""
         raise NotImplementedError
 
+    def main(self, totals: np.ndarray) -> np.ndarray:
+        """Returns the metric `MAIN` of sums of records [R, ...], float64 [R]."""
+        raise NotImplementedError
+
     def worst(self, tried: list[np.ndarray]) -> np.ndarray:
         """Returns per image the record of the attack that does most harm, [N, ...].
 

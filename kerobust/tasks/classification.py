@@ -55,7 +55,10 @@ class Classification(Task):
         return np.stack([np.ones(len(right)), right], axis=1)
 
     def metrics(self, total):
-        return {"accuracy": float(total[1] / max(total[0], 1))}
+        return {"accuracy": float(self.main(total[np.newaxis])[0])}
+
+    def main(self, totals):
+        return totals[:, 1] / np.maximum(totals[:, 0], 1)
 
     def worst(self, tried):
         return np.min(tried, axis=0)

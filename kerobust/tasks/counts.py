@@ -58,9 +58,7 @@ class Confusion:
     @property
     def intersection_over_union(self) -> np.ndarray:
         """float64 [K]; NaN for `void` and for what is neither there nor predicted."""
-        right = np.diag(self.counts)
-        union = self.counts.sum(0) + self.counts.sum(1) - right
-        return self._shares(right, union)
+        return ious(self.counts[np.newaxis], self.void)[0]
 
     @property
     def mean_iou(self) -> float:
@@ -88,6 +86,22 @@ class Confusion:
         if self.void is not None:
             shares[self.void] = np.nan
         return shares
+
+
+def ious(counts: np.ndarray, void: int | None = None) -> np.ndarray:
+    """Returns the intersection over union of classes, float64 [R, K].
+
+    Args:
+        counts: [R, K, K], see `Confusion`.
+        void: See `Confusion`; its column is NaN, as are those of absent classes.
+    """
+    right = np.diagonal(counts, axis1=1, axis2=2)
+    union = counts.sum(axis=1) + counts.sum(axis=2) - right
+    shares = np.full(union.shape, np.nan)
+    np.divide(right, union, out=shares, where=union > 0)
+    if void is not None:
+        shares[:, void] = np.nan
+    return shares
 
 
 class DepthErrors:

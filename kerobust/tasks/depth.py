@@ -59,6 +59,9 @@ class Depth(Task):
             "within_a_quarter": errors.within_a_quarter,
         }
 
+    def main(self, totals):
+        return np.sqrt(totals[:, 2] / np.maximum(totals[:, 1], 1))
+
     def worst(self, tried):
         """Returns per image the errors with the largest sum of squares.
 

@@ -13,7 +13,7 @@ from kerobust.config import UserError
 from kerobust.losses.pixels import pixel_cross_entropy
 from kerobust.models.dense_heads import DensePredictor, SegmentationHead
 from kerobust.tasks.base import Effort, Task, climbing
-from kerobust.tasks.counts import Confusion
+from kerobust.tasks.counts import Confusion, ious
 
 _ROUNDS = 20  # More than a greedy search over images ever needs.
 
@@ -76,6 +76,14 @@ class Segmentation(Task):
             "mean_recall": counts.mean_recall,
         }
 
+    def main(self, totals):
+        shares = ious(totals, self.void)
+        known = ~np.isnan(shares)
+        total = np.where(known, shares, 0.0).sum(axis=1)
+        found = np.full(len(total), np.nan)
+        np.divide(total, known.sum(axis=1), out=found, where=known.any(axis=1))
+        return found
+
     def worst(self, tried):
         """Returns per image the counts that make the data set's mean IoU smallest.
 
@@ -86,15 +94,15 @@ class Segmentation(Task):
             Croce et al., 2024, arXiv:2306.12941, section 3.4.
         """
         records = np.stack(tried)
-        means = [self._mean_iou(each.sum(axis=0)) for each in records]
+        means = self.main(records.sum(axis=1))
         chosen = np.full(records.shape[1], int(np.argmin(means)))
         total = records[chosen[0]].sum(axis=0)
         for _ in range(_ROUNDS):
             before = chosen.copy()
             for image in range(len(chosen)):
                 rest = total - records[chosen[image], image]
-                found = [self._mean_iou(rest + each) for each in records[:, image]]
-                if min(found) < found[chosen[image]]:
+                found = self.main(rest + records[:, image])
+                if found.min() < found[chosen[image]]:
                     chosen[image] = int(np.argmin(found))
                 total = rest + records[chosen[image], image]
             if np.array_equal(before, chosen):
@@ -111,6 +119,3 @@ class Segmentation(Task):
         kinds = {"masked": MaskedCrossEntropy, "balanced": balanced}
         kinds["jensen_shannon"] = JensenShannon
         return [climbing(name, kind, effort) for name, kind in kinds.items()]
-
-    def _mean_iou(self, total) -> float:
-        return Confusion(self.num_classes, self.void, total).mean_iou

@@ -12,8 +12,8 @@ from kerobust import run_folder
 from kerobust.batch_state import path_digest, write_atomically
 from kerobust.config import UserError
 from kerobust.data import datasets
-from kerobust.data.datasets import DataSource
-from kerobust.data.splits import UNLABELLED
+from kerobust.data.datasets import DataConfig, DataSource
+from kerobust.data.splits import UNLABELLED, Split
 from kerobust.data.views import evaluation_batches
 from kerobust.distribute import workers
 from kerobust.evaluation.probes import fit_heads, whole_image
@@ -37,6 +37,7 @@ from kerobust.workflows.preparing import Experiment
 from kerobust.workflows.training import read_encoder
 
 FOLDER = "benchmark"
+_MEANT = 1000  # Training images of which the mean depth is taken.
 
 
 def benchmark(experiment: Experiment) -> dict:
@@ -65,7 +66,7 @@ def benchmark(experiment: Experiment) -> dict:
         results = _on_source(experiment, source, tasks, encoders)
         parts = {name: _part(results, name) for name in tasks}
         if "depth" in tasks:
-            parts["depth"]["constant"] = _constant(tasks["depth"], source)
+            parts["depth"]["constant"] = _constant(tasks["depth"], source, config)
         found[source.name] = parts
         for name, part in parts.items():
             title = f"{name} on {source.name}"
@@ -178,6 +179,7 @@ def _fit(experiment: Experiment, source: DataSource, tasks, encoder, folder) -> 
     about = {
         "encoder": path_digest(encoder),
         "data": source.digest,
+        "labels": str(experiment.config.data.label_fraction),
         **{name: str(getattr(config, name)) for name in (*heads, *shape)},
     }
     missing = {
@@ -187,7 +189,7 @@ def _fit(experiment: Experiment, source: DataSource, tasks, encoder, folder) -> 
     }
     if not missing:
         return
-    train, say = source.splits["train"], terminal_line()
+    train, say = _labelled(source, experiment.config.data), terminal_line()
     fitted = fit_heads(missing, read_encoder(encoder), train, config, say)
 
     def save() -> None:
@@ -195,6 +197,14 @@ def _fit(experiment: Experiment, source: DataSource, tasks, encoder, folder) -> 
             save_bundle(predictor, folder / name, about)
 
     workers().by_chief(save)
+
+
+def _labelled(source: DataSource, config: DataConfig) -> Split:
+    """Returns the training images that heads may use, see `--data.label_fraction`."""
+    train = source.splits["train"]
+    if np.any(train.labels != UNLABELLED):
+        return datasets.labelled_subset(train, config.label_fraction, config.label_seed)
+    return train.thinned(max(1, round(config.label_fraction * train.size)))
 
 
 def _is_fitted(folder: pathlib.Path, about: dict) -> bool:
@@ -212,21 +222,19 @@ def _part(results: dict[str, TaskResults], task: str) -> dict:
     return {"encoders": rows}
 
 
-def _constant(task: Task, source: DataSource) -> dict[str, float]:
-    """Returns what a blind prediction of depth gets."""
+def _constant(task: Task, source: DataSource, config: BenchmarkConfig) -> dict:
+    """Returns what the mean depth of training images gets on the attacked ones."""
     assert isinstance(task, Depth)
-    parts = {
-        name: np.concatenate(
-            [
-                batch["depths"].numpy()[batch["valid"].numpy()]
-                for batch in evaluation_batches(source.splits[name], 64, ("depths",))
-            ]
-        )
-        for name in ("train", "test")
-    }
-    depth = task.constant(parts["train"])
-    records = task.records(np.full_like(parts["test"], depth), parts["test"])
+    train = _depths(source.splits["train"].thinned(_MEANT))
+    truth = _depths(source.splits["test"].thinned(config.limit))
+    depth = task.constant(train)
+    records = task.records(np.full_like(truth, depth), truth)
     return {"depth": depth, **task.metrics(records.sum(axis=0))}
+
+
+def _depths(split: Split) -> np.ndarray:
+    batches = evaluation_batches(split, 64, ("depths",))
+    return np.concatenate([batch["depths"] for batch in batches])[: split.size]
 
 
 def _report(experiment: Experiment, encoders: dict, found: dict) -> dict:

@@ -49,6 +49,8 @@ def test_metrics_of_a_sum_are_those_of_all_images(name, predictors):
 
     np.testing.assert_array_equal(np.concatenate(parts), records)
     found = task.metrics(records.sum(axis=0))
+    several = np.stack([records[:3].sum(axis=0), records.sum(axis=0)])
+    assert task.main(several)[1] == pytest.approx(found[task.MAIN])
     assert next(iter(found)) == task.MAIN and np.isfinite(list(found.values())).all()
     loss = task.loss(outputs, tf.constant(targets))
     assert loss.shape == () and np.isfinite(loss)

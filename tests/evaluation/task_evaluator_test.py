@@ -1,0 +1,134 @@
+"""Attacks across tasks: records, resuming, the worst case, who is asked, intervals."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerobust.attacks import AttackConfig
+from kerobust.evaluation.probes import fit_heads
+from kerobust.evaluation.task_config import BenchmarkConfig
+from kerobust.evaluation.task_evaluator import TaskEvaluator
+from kerobust.evaluation.task_report import difference, summary
+from kerobust.evaluation.task_results import Probed, bootstrap
+from tests.evaluation.probes_test import DENSE, QUICK, encoder, scenes
+
+THREAT = AttackConfig(epsilon=0.1)
+SHORT = BenchmarkConfig(steps=3, suite_steps=0, epsilons=(0.2,), batch_size=8, limit=20)
+
+
+@pytest.fixture(scope="module")
+def probed():
+    heads = fit_heads(DENSE, encoder(), scenes(), QUICK)
+    return {name: Probed(DENSE[name], head) for name, head in heads.items()}
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    return TaskEvaluator(THREAT, SHORT)
+
+
+@pytest.fixture(scope="module")
+def results(evaluator, probed):
+    return evaluator(probed, scenes())
+
+
+def test_attacks_harm_the_task_that_they_aim_at_and_stay_in_the_ball(results):
+    for name, task in results.tasks.items():
+        clean = results.value(name, results.clean[name])["value"]
+        under = results.value(name, results.under(name, "task"))["value"]
+        far = results.value(name, results.under(name, "task", epsilon=0.2))["value"]
+        assert (under < clean) == task.HIGHER and (far < under) == task.HIGHER
+    for key, norm in results.norms.items():
+        assert norm <= float(key.split("@")[1]) + 1e-6
+
+
+def test_every_task_judges_every_attack(results, probed):
+    assert set(results.records["depth.embed@0.1"]) == {"depth", "segmentation"}
+    own = results.under("segmentation", "task")
+    other = results.under("depth", "task", "segmentation")
+    assert own.shape == other.shape == (20, 8, 8) and not np.array_equal(own, other)
+    assert own.sum() == results.clean["segmentation"].sum() == 20 * 256
+    everything = results.everything["segmentation"].sum()
+    assert everything == scenes().size * 256
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(evaluator, probed, results, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def until(count):
+        def say(text):
+            said.append(text)
+            if len(said) == count:
+                raise KilledError
+
+        return say
+
+    said: list[str] = []
+    with pytest.raises(KilledError):
+        evaluator(probed, scenes(), state_dir=tmp_path, progress=until(5))
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    said.clear()
+    again = evaluator(probed, scenes(), state_dir=tmp_path, progress=said.append)
+
+    assert len(kept) == 6  # Five attacks, and images without attack.
+    assert f"continuing with {len(kept)}" in said[0]
+    for name, time in kept.items():
+        assert (tmp_path / name).stat().st_mtime_ns == time
+    for key, judges in results.records.items():
+        for judge, records in judges.items():
+            np.testing.assert_array_equal(again.records[key][judge], records)
+
+
+def test_an_example_is_attacked_alike_whoever_is_beside_it(probed, results):
+    alone = TaskEvaluator(THREAT, SHORT.replace(batch_size=5))(probed, scenes())
+
+    for name in results.tasks:
+        found, expected = (each.under(name, "embed") for each in (alone, results))
+        if name == "depth":
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+        else:
+            assert np.abs(found - expected).sum() <= 0.01 * expected.sum()
+
+
+def test_the_summary_says_what_the_records_say(results):
+    found = summary(results, "segmentation")
+
+    values = found["values"]
+    assert set(values) == {"clean", "embed", "task", "worst"}
+    worst = min(values[name]["value"] for name in ("clean", "embed", "task"))
+    assert values["worst"]["value"] <= worst
+    for each in values.values():
+        assert each["low"] <= each["value"] <= each["high"]
+    radii = [point["epsilon"] for point in found["curves"]["task"]]
+    assert radii == [0.0, 0.1, 0.2]
+    carried = found["carried over"]["task"]
+    assert carried["segmentation"] == values["task"]["value"]
+    gap = difference(results, results, "depth")
+    assert gap == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_images_that_agree_have_an_interval_without_width():
+    task = DENSE["depth"]
+    same = np.tile([[1.0, 4, 8, np.sqrt(2), 1, 2]], [7, 1])
+    np.testing.assert_allclose(bootstrap(task, same), np.sqrt(2))
+    random = np.random.default_rng(1)
+    squares = random.uniform(0, 4, size=400)
+    ones = np.ones(400)
+    records = np.stack([ones, ones, squares, np.sqrt(squares), ones, ones], axis=1)
+    draws = bootstrap(task, records) ** 2
+    # The deviation of a mean, within what 1,000 draws can tell.
+    assert draws.std() == pytest.approx(squares.std() / 20, rel=0.1)
+
+
+@pytest.mark.slow
+def test_suites_try_more_and_find_more(probed):
+    suites = SHORT.replace(suite_steps=10, curve=False, limit=8)
+    results = TaskEvaluator(THREAT, suites)(probed, scenes())
+
+    for name, task in results.tasks.items():
+        found = summary(results, name)
+        assert len(found["attacks"]) >= 8
+        worst, weak = (found["values"][x]["value"] for x in ("worst", "task"))
+        assert (worst <= weak) if task.HIGHER else (worst >= weak)
+    assert tf.reduce_all([norm <= 0.1 + 1e-6 for norm in results.norms.values()])
