@@ -36,33 +36,22 @@ _COLOURS = np.array(
 def summary(results: TaskResults, task: str) -> dict:
     """Returns what is reported about one encoder on one task, ready for JSON."""
     kind = results.tasks[task]
-    attempts = [job for job in results.jobs if job.task == task]
-    own = [job for job in attempts if job.epsilon == results.epsilon]
-
-    def value(records):
-        return results.value(task, records)
-
-    found = {
-        "clean": value(results.clean[task]),
-        EMBED: value(results.under(task, EMBED)),
-        TASK: value(results.under(task, TASK)),
-    }
-    if len(own) > 2:
-        found["output_suite"] = value(
-            results.worst(task, lambda name: not name.startswith(EMBED))
-        )
-        found["embedding_suite"] = value(
-            results.worst(task, lambda name: name.startswith(EMBED))
-        )
-    found["worst"] = value(results.worst(task))
+    own = [
+        job
+        for job in results.jobs
+        if (job.task, job.epsilon) == (task, results.epsilon)
+    ]
     return {
         "metric": kind.MAIN,
         "images": len(results.clean[task]),
         "clean of all images": kind.metrics(results.everything[task]),
-        "values": found,
+        "values": {
+            name: results.value(task, records)
+            for name, records in _columns(results, task, suites=len(own) > 2).items()
+        },
         "attacks": {
             job.attempt.name: {
-                **value(results.records[job.key][task]),
+                **results.value(task, results.records[job.key][task]),
                 "largest perturbation": results.norms[job.key],
                 "seconds": results.seconds[job.key],
             }
@@ -77,6 +66,19 @@ def summary(results: TaskResults, task: str) -> dict:
             for name in (EMBED, TASK)
         },
     }
+
+
+def _columns(results: TaskResults, task: str, suites: bool) -> dict[str, np.ndarray]:
+    """Returns the records behind every column of the table."""
+    found = {
+        "clean": results.clean[task],
+        EMBED: results.under(task, EMBED),
+        TASK: results.under(task, TASK),
+    }
+    if suites:
+        found["output_suite"] = results.worst(task, lambda x: not x.startswith(EMBED))
+        found["embedding_suite"] = results.worst(task, lambda x: x.startswith(EMBED))
+    return found | {"worst": results.worst(task)}
 
 
 def difference(first: TaskResults, other: TaskResults, task: str) -> dict:

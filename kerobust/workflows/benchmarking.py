@@ -65,8 +65,9 @@ def benchmark(experiment: Experiment) -> dict:
             )
         results = _on_source(experiment, source, tasks, encoders)
         parts = {name: _part(results, name) for name in tasks}
-        if "depth" in tasks:
-            parts["depth"]["constant"] = _constant(tasks["depth"], source, config)
+        depth = tasks.get("depth")
+        if isinstance(depth, Depth):
+            parts["depth"]["constant"] = _constant(depth, source, config)
         found[source.name] = parts
         for name, part in parts.items():
             title = f"{name} on {source.name}"
@@ -222,9 +223,8 @@ def _part(results: dict[str, TaskResults], task: str) -> dict:
     return {"encoders": rows}
 
 
-def _constant(task: Task, source: DataSource, config: BenchmarkConfig) -> dict:
+def _constant(task: Depth, source: DataSource, config: BenchmarkConfig) -> dict:
     """Returns what the mean depth of training images gets on the attacked ones."""
-    assert isinstance(task, Depth)
     train = _depths(source.splits["train"].thinned(_MEANT))
     truth = _depths(source.splits["test"].thinned(config.limit))
     depth = task.constant(train)

@@ -64,6 +64,7 @@ def test_all_encoders_stand_side_by_side_on_all_tasks(report):
     assert (folder / "depth_on_scenes.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_rerun_fits_nothing_again_and_says_the_same(report, capsys):
     workdir, flags = report
     heads = workdir / "benchmark" / "scenes" / "b" / "depth" / "weights.safetensors"

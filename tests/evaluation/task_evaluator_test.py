@@ -80,6 +80,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(evaluator, probed, results, tm
             np.testing.assert_array_equal(again.records[key][judge], records)
 
 
+@pytest.mark.slow
 def test_an_example_is_attacked_alike_whoever_is_beside_it(probed, results):
     alone = TaskEvaluator(THREAT, SHORT.replace(batch_size=5))(probed, scenes())
 
