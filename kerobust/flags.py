@@ -264,4 +264,7 @@ def _print_help(program: str, about: str, overrides, settings: Settings) -> int:
     for name in values:
         flag = values[name]
         print(f"  --{name}={to_text(flag.default)}\n      {flag.help}")
+    for name, meant in _ALIASES.items():
+        if meant in values:
+            print(f"  --{name}=\n      The same as --{meant}.")
     return 0

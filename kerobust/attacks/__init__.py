@@ -8,6 +8,11 @@ from kerobust.attacks.base import Attack
 from kerobust.attacks.config import AttackConfig
 from kerobust.attacks.curve import SecurityCurve, security_curve
 from kerobust.attacks.dense import DepthError, DepthPGD, PixelCrossEntropy, SegPGD
+from kerobust.attacks.dense_losses import (
+    DepthMeasure,
+    JensenShannon,
+    MaskedCrossEntropy,
+)
 from kerobust.attacks.diagnostics import diagnose
 from kerobust.attacks.diverse import DiversePGD
 from kerobust.attacks.embed import EmbedAttack
@@ -75,17 +80,20 @@ __all__ = [
     "CrossEntropy",
     "DecayingPGD",
     "DepthError",
+    "DepthMeasure",
     "DepthPGD",
     "DiversePGD",
     "EmbedAttack",
     "FeatureDistance",
     "FeatureMatch",
     "Finding",
+    "JensenShannon",
     "L1Ball",
     "L2Ball",
     "LegacyMargin",
     "LinfBall",
     "LogitMargin",
+    "MaskedCrossEntropy",
     "MaskingError",
     "MomentumPGD",
     "Mora",

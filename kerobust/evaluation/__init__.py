@@ -14,12 +14,17 @@ from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.metrics import McNemar, mcnemar, paired_bootstrap, wilson
 from kerobust.evaluation.online import OnlineKnn
 from kerobust.evaluation.plots import amplify, panel
+from kerobust.evaluation.probes import fit_heads, linear_probe, whole_image
 from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
+from kerobust.evaluation.task_config import BenchmarkConfig
+from kerobust.evaluation.task_evaluator import TaskEvaluator
+from kerobust.evaluation.task_results import Probed, TaskResults
 from kerobust.evaluation.transfer import TransferMatrix, transfer_matrix
 
 __all__ = [
+    "BenchmarkConfig",
     "Diversity",
     "DiversityConfig",
     "EvaluateConfig",
@@ -27,8 +32,11 @@ __all__ = [
     "Evaluator",
     "McNemar",
     "OnlineKnn",
+    "Probed",
     "RepresentConfig",
     "Representation",
+    "TaskEvaluator",
+    "TaskResults",
     "TransferMatrix",
     "VulnerabilityDiversity",
     "amplify",
@@ -36,8 +44,10 @@ __all__ = [
     "attention_panel",
     "compare",
     "evaluate",
+    "fit_heads",
     "fit_linear",
     "knn_predict",
+    "linear_probe",
     "mcnemar",
     "paired_bootstrap",
     "panel",
@@ -45,6 +55,7 @@ __all__ = [
     "table",
     "transfer_matrix",
     "vulnerability_diversity",
+    "whole_image",
     "wilson",
     "write_report",
 ]
