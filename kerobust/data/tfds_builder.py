@@ -100,7 +100,7 @@ def random_access(builder) -> bool:
     """Returns whether the prepared set's records can be read in any order."""
     import tensorflow_datasets as tfds
 
-    formats = tfds.core.FileFormat.withrandom_access()
+    formats = tfds.core.FileFormat.with_random_access()
     return bool(builder.info.available_file_formats() & formats)
 
 
