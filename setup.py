@@ -51,6 +51,7 @@ setup(
         "tensorboard>=2.15,<2.16",
         "absl-py",
         "safetensors",
+        "pillow",
         "matplotlib",
         "tabulate",
         "numpy<2",

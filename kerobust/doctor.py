@@ -35,6 +35,7 @@ PINS = {
     "absl-py": ("0", "3", "other versions are not tested"),
     "safetensors": ("0", "1", "other versions are not tested"),
     "matplotlib": ("3", "4", "other versions are not tested"),
+    "pillow": ("9", "99", "other versions are not tested"),
     "tabulate": ("0", "1", "other versions are not tested"),
 }
 VARIANTS = {"tensorflow": ("tensorflow-cpu", "tensorflow-macos", "tensorflow-intel")}

@@ -30,6 +30,7 @@ HEALTHY = {
     "absl-py": "1.4.0",
     "safetensors": "0.8.0",
     "matplotlib": "3.10.0",
+    "pillow": "13.0.0",
     "tabulate": "0.10.0",
 }
 

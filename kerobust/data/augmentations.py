@@ -55,20 +55,49 @@ def square(images, size: int) -> tf.Tensor:
     """
     images = tf.convert_to_tensor(images)
     shape = tf.shape(images)[-3:-1]
-    shorter = tf.reduce_min(shape)
-    target = shape * size // shorter
+    target, corner = _centre(shape, size)
     # Nothing to interpolate: keep the pixels as they are, bit for bit.
     images = tf.cond(
-        shorter == size,
+        tf.reduce_min(shape) == size,
         lambda: images,
         lambda: resize(images, tuple(tf.unstack(target))),
     )
-    # Rounded half to even, as torchvision's `CenterCrop` does.
-    top, left = tf.unstack(tf.cast(tf.round((target - size) / 2), tf.int32))
+    top, left = tf.unstack(corner)
     cropped = images[..., top : top + size, left : left + size, :]
     return tf.ensure_shape(
         cropped, [*cropped.shape[:-3], size, size, cropped.shape[-1]]
     )
+
+
+def nearest_square(maps, size: int) -> tf.Tensor:
+    """Returns what `square` shows of maps whose values must not be mixed.
+
+    Args:
+        maps: Masks or depths of any type, [B, H, W] or [H, W].
+        size: Side in pixels.
+
+    Returns:
+        [B, size, size] or [size, size] of the same type. Every value is that of the
+        stored pixel in which the middle of the new one lies.
+    """
+    maps = tf.convert_to_tensor(maps)
+    shape = tf.shape(maps)[-2:]
+    target, corner = _centre(shape, size)
+    for axis in (0, 1):
+        places = corner[axis] + tf.range(size)
+        nearest = (2 * places + 1) * shape[axis] // (2 * target[axis])
+        maps = tf.gather(maps, nearest, axis=axis - 2)
+    return maps
+
+
+def _centre(shape: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the (height, width) whose shorter side is `size`, and the crop's corner.
+
+    Both are int32 [2].
+    """
+    target = shape * size // tf.reduce_min(shape)
+    # Rounded half to even, as torchvision's `CenterCrop` does.
+    return target, tf.cast(tf.round((target - size) / 2), tf.int32)
 
 
 def identity(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:

@@ -3,9 +3,11 @@
 import pathlib
 
 from kerobust.data.config import DataConfig
+from kerobust.data.depths import load_depth
 from kerobust.data.digits import load_digits
 from kerobust.data.examples import load_examples
 from kerobust.data.folder import load_folder, load_imagenet_subset
+from kerobust.data.masks import load_ade20k, load_masks, load_voc
 from kerobust.data.npz import load_npz
 from kerobust.data.scenes import load_scenes
 from kerobust.data.splits import DataSource, Split
@@ -20,6 +22,10 @@ PREFIXES = {
     "npz": load_npz,
     "examples": load_examples,
     "imagenet_subset": load_imagenet_subset,
+    "masks": load_masks,
+    "voc": load_voc,
+    "ade20k": load_ade20k,
+    "depth": load_depth,
 }
 
 # Without files outside of the library.

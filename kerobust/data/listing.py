@@ -87,8 +87,8 @@ def load_listing(listing: Listing) -> DataSource:
     if not listing.paths:
         raise problem(config, "must hold pictures (JPEG, PNG, BMP or GIF), found none")
     states = inspect_all(listing.paths)
-    size, shape = config.image_size, _image_shape(config, listing, states)
-    good = _readable(listing, states)
+    size, shape = config.image_size, image_shape(config, listing, states)
+    good = readable(listing, states)
     fits = len(good) * np.prod(shape) <= config.memory_gigabytes * 1e9
     pictures: Pictures
     if fits:
@@ -105,7 +105,7 @@ def load_listing(listing: Listing) -> DataSource:
         if (chosen := members == name).any()
     }
     _require_training_images(listing, splits)
-    report = _report(listing, states, fits)
+    report = report_of(listing, states, fits)
     splits = complete_splits(config, splits, report)
     return DataSource(config.name, listing.class_names, digest, splits, report)
 
@@ -123,11 +123,11 @@ def _decoded(listing: Listing, states: list, good: np.ndarray, shape):
             states[good[row]] = image
         else:
             pixels[row] = image
-    kept = np.isin(good, _readable(listing, states))
+    kept = np.isin(good, readable(listing, states))
     return good[kept], pixels if kept.all() else pixels[kept]
 
 
-def _image_shape(config: DataConfig, listing: Listing, states: list):
+def image_shape(config: DataConfig, listing: Listing, states: list):
     """Returns the (H, W, 3) of all images."""
     if config.image_size is not None:
         return (config.image_size, config.image_size, 3)
@@ -149,7 +149,7 @@ def _image_shape(config: DataConfig, listing: Listing, states: list):
     return (*next(iter(first), (0, 0)), 3)
 
 
-def _readable(listing: Listing, states: list) -> np.ndarray:
+def readable(listing: Listing, states: list) -> np.ndarray:
     """Returns the numbers of the files that can be read, if not too many cannot."""
     damaged = [
         n for n, state in enumerate(states) if isinstance(state, UnreadableError)
@@ -168,7 +168,8 @@ def _readable(listing: Listing, states: list) -> np.ndarray:
     return np.setdiff1d(np.arange(len(states)), damaged)
 
 
-def _report(listing: Listing, states: list, in_memory: bool) -> dict:
+def report_of(listing: Listing, states: list, in_memory: bool) -> dict:
+    """Returns what was read, skipped and left out."""
     damaged = [
         n for n, state in enumerate(states) if isinstance(state, UnreadableError)
     ]

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -86,26 +86,44 @@ def decode_picture(data: tf.Tensor, size: int | None) -> tf.Tensor:
 
 def inspect_all(paths: list[pathlib.Path]) -> list:
     """Returns for each file its (height, width), or the `UnreadableError` it raised."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda path: _or_error(inspect, path), paths))
+    return list(each_or_error(inspect, paths))
 
 
 def decode_all(paths: list[pathlib.Path], size: int | None) -> Iterator:
     """Gives for each file its uint8 [H, W, 3], or the `UnreadableError` it raised."""
+    decode = picture_decoder(size)
+    yield from each_or_error(lambda path: decode(read_bytes(path)), paths)
+
+
+def picture_decoder(size: int | None) -> Callable[[bytes], np.ndarray]:
+    """Returns `decode_picture` for threads; it raises `UnreadableError`."""
     # Made here, not at the first call, which would be one per thread.
     decode = tf.function(
         lambda data: decode_picture(data, size), autograph=False
     ).get_concrete_function(tf.TensorSpec([], tf.string))
 
-    def read(path: pathlib.Path) -> np.ndarray:
+    def of(data: bytes) -> np.ndarray:
         try:
             with tf.device("CPU:0"):
-                return decode(tf.io.read_file(str(path))).numpy()
+                return decode(tf.constant(data)).numpy()
         except tf.errors.OpError as error:
             raise UnreadableError("cannot be decoded") from error
 
+    return of
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+    """Returns a file's content; raises `UnreadableError`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error})") from error
+
+
+def each_or_error(work: Callable, items) -> Iterator:
+    """Gives for each item what `work` returns, or the `UnreadableError` it raised."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(lambda path: _or_error(read, path), paths)
+        yield from pool.map(lambda item: _or_error(work, item), items)
 
 
 def inspect(path: pathlib.Path) -> tuple[int, int]:
@@ -163,8 +181,8 @@ def _jpeg_size(file) -> tuple[int, int]:
         file.seek(length - 2, os.SEEK_CUR)
 
 
-def _or_error(work, path: pathlib.Path):
+def _or_error(work: Callable, item):
     try:
-        return work(path)
+        return work(item)
     except UnreadableError as error:
         return error

@@ -122,7 +122,8 @@ class DataSource:
         image_shape: (H, W, 3).
         digest: SHA-256 in hexadecimal of the content, or of the listing of sets that
             are too large to be read at the start.
-        splits: "train", "validation" and, unless the set has no labels, "test".
+        splits: "train", "validation" and, unless nothing is known of images but the
+            images, "test".
         report: What the reader should know, for example skipped files.
         mask_names: Name of each class of the masks; empty = there are none.
     """
@@ -166,8 +167,17 @@ class DataSource:
             parts.append(f"not used: {', '.join(self.report['not used'])}")
         height, width, _ = self.image_shape
         kept = self.report.get("kept", "in memory")
-        head = f"{self.num_classes} classes, {height} x {width} pixels, {kept}"
-        return f"{self.name}: {head}; {'; '.join(parts)}"
+        if self.report.get("note"):
+            parts.append(self.report["note"])
+        head = [f"{height} x {width} pixels", kept]
+        known = self.splits["train"].annotations
+        if "depths" in known:
+            head.insert(0, "depth maps")
+        if "masks" in known:
+            head.insert(0, f"masks of {len(self.mask_names)} classes")
+        if self.num_classes or not known:
+            head.insert(0, f"{self.num_classes} classes")
+        return f"{self.name}: {', '.join(head)}; {'; '.join(parts)}"
 
 
 def consecutive(pictures: Pictures, labels: dict[str, np.ndarray]) -> dict[str, Split]:

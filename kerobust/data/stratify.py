@@ -86,14 +86,15 @@ def _require_every_class(split: Split, chosen: np.ndarray, fraction: float) -> N
 
 
 def complete_splits(
-    config: DataConfig, splits: dict[str, Split], report: dict
+    config: DataConfig, splits: dict[str, Split], report: dict, always_tested=False
 ) -> dict[str, Split]:
     """Returns train, validation and test, carving from train what is missing.
 
     A set with validation but no test images is tested on its validation images, as is
     usual for ImageNet, and validated on a part of its training images. Training images
-    without labels give no test split; where only some have labels, only these are
-    carved. What was done is written to `report["splits"]`.
+    without labels give no test split, unless `always_tested` (what is known of every
+    pixel can be tested); where only some have labels, only these are carved. What was
+    done is written to `report["splits"]`.
     """
     train, fraction = splits["train"], config.validation_fraction
     validation, test = splits.get("validation"), splits.get("test")
@@ -101,7 +102,7 @@ def complete_splits(
     if test is None and validation is not None:
         test, validation, origin["test"] = validation, None, "validation as given"
     carved = f"{fraction:g} of train, label_seed {config.label_seed}"
-    if test is None and np.any(train.labels != UNLABELLED):
+    if test is None and (always_tested or np.any(train.labels != UNLABELLED)):
         _require_size(config, train, 3)
         train, test = carve(train, fraction, config.label_seed, "test")
         origin["test"] = carved

@@ -9,8 +9,14 @@ import re
 from kerobust.config import UserError, suggestion
 from kerobust.data.config import DataConfig
 
-_OTHERS = ("digits", "folder:PATH", "npz:PATH", "imagenet_subset:FILE")
-_WORDS = ("digits", "folder", "npz", "imagenet_subset")
+# Split names of TensorFlow Datasets and what they are here.
+ROLES = {"train": "train", "validation": "validation", "test": "test"}
+ROLES |= {"val": "validation", "valid": "validation", "dev": "validation"}
+_OTHERS = (
+    *("digits", "folder:PATH", "npz:PATH", "imagenet_subset:FILE"),
+    *("masks:PATH", "depth:PATH", "voc:PATH", "ade20k:PATH"),
+)
+_WORDS = ("digits", *(name.split(":")[0] for name in _OTHERS[1:]))
 
 
 def find_builder(config: DataConfig):
@@ -75,6 +81,27 @@ def prepare(builder, config: DataConfig) -> None:
             "the disk, or the manual steps that the data set asks for. docs/data.md "
             "says how to do it without a network."
         ) from error
+
+
+def image_shape(config: DataConfig, feature) -> tuple[int, int, int]:
+    """Returns the (H, W, 3) of all images; `feature` is that of the image."""
+    if config.image_size is not None:
+        return (config.image_size, config.image_size, 3)
+    height, width = feature.shape[:2]
+    if height is None or width is None:
+        raise UserError(
+            "`--data.image_size` must be given, because the images of the set differ "
+            f"in size. Received: name={config.name}, image_size=None."
+        )
+    return (height, width, 3)
+
+
+def random_access(builder) -> bool:
+    """Returns whether the prepared set's records can be read in any order."""
+    import tensorflow_datasets as tfds
+
+    formats = tfds.core.FileFormat.with_random_access()
+    return bool(builder.info.available_file_formats() & formats)
 
 
 def _meant(config: DataConfig, known) -> str:

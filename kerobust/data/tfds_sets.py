@@ -1,4 +1,4 @@
-"""Image classification sets of TensorFlow Datasets, by name."""
+"""Sets of TensorFlow Datasets, by name: those for classification are read here."""
 
 import hashlib
 
@@ -10,11 +10,14 @@ from kerobust.data.config import DataConfig
 from kerobust.data.records import Records, read_all
 from kerobust.data.splits import DataSource, consecutive
 from kerobust.data.stratify import complete_splits
-from kerobust.data.tfds_builder import find_builder, prepare
-
-# Split names of TensorFlow Datasets and what they are here.
-_ROLES = {"train": "train", "validation": "validation", "test": "test"}
-_ROLES |= {"val": "validation", "valid": "validation", "dev": "validation"}
+from kerobust.data.tfds_builder import (
+    ROLES,
+    find_builder,
+    image_shape,
+    prepare,
+    random_access,
+)
+from kerobust.data.tfds_dense import SETS, load_tfds_dense
 
 
 def load_tfds(config: DataConfig) -> DataSource:
@@ -28,8 +31,10 @@ def load_tfds(config: DataConfig) -> DataSource:
             prepared, or is too large for memory and not stored for random access.
     """
     builder = find_builder(config)
+    if builder.name in SETS:
+        return load_tfds_dense(config, builder)
     keys = _keys(builder, config)
-    shape = _image_shape(config, builder.info.features[keys[0]])
+    shape = image_shape(config, builder.info.features[keys[0]])
     prepare(builder, config)
     parts = _parts(builder, keys[1], config)
     counts = [builder.info.splits[part].num_examples for part in parts.values()]
@@ -40,7 +45,7 @@ def load_tfds(config: DataConfig) -> DataSource:
     if unused:
         report["not used"] = unused
     report["kept"] = "in memory" if fits else "on disk"
-    if not _random_access(builder):
+    if not random_access(builder):
         _require_memory(fits, config)
         read = [
             read_all(
@@ -73,8 +78,9 @@ def _keys(builder, config: DataConfig) -> tuple[str, str]:
     if not found:
         raise UserError(
             "`--data.name` must be a set of images with one class label each. Received:"
-            f" name={config.name}, whose records hold: {', '.join(features)}. Sets for "
-            "detection, segmentation and depth cannot be read yet."
+            f" name={config.name}, whose records hold: {', '.join(features)}. Of the "
+            f"sets with masks or depths these can be read: {', '.join(SETS)}; and the "
+            "folders of voc:PATH, ade20k:PATH, masks:PATH and depth:PATH."
         )
     return wanted
 
@@ -83,8 +89,8 @@ def _parts(builder, label_key: str, config: DataConfig) -> dict[str, str]:
     """Returns our split names -> theirs; hidden test labels do not make a test set."""
     parts: dict[str, str] = {}
     for name in builder.info.splits:
-        if name in _ROLES:
-            parts.setdefault(_ROLES[name], name)
+        if name in ROLES:
+            parts.setdefault(ROLES[name], name)
     if "train" not in parts:
         raise UserError(
             "`--data.name` must have a split called train. Received: "
@@ -97,7 +103,7 @@ def _parts(builder, label_key: str, config: DataConfig) -> dict[str, str]:
 
 
 def _first_label(builder, part: str, label_key: str) -> int:
-    if _random_access(builder):
+    if random_access(builder):
         return int(builder.as_data_source(part)[0][label_key])
     import tensorflow_datasets as tfds
 
@@ -105,25 +111,6 @@ def _first_label(builder, part: str, label_key: str) -> int:
     config = tfds.ReadConfig(try_autocache=False)
     records = builder.as_dataset(split=f"{part}[:1]", read_config=config)
     return int(next(iter(records))[label_key])
-
-
-def _image_shape(config: DataConfig, feature) -> tuple[int, int, int]:
-    if config.image_size is not None:
-        return (config.image_size, config.image_size, 3)
-    height, width = feature.shape[:2]
-    if height is None or width is None:
-        raise UserError(
-            "`--data.image_size` must be given, because the images of the set differ "
-            f"in size. Received: name={config.name}, image_size=None."
-        )
-    return (height, width, 3)
-
-
-def _random_access(builder) -> bool:
-    import tensorflow_datasets as tfds
-
-    formats = tfds.core.FileFormat.with_random_access()
-    return bool(builder.info.available_file_formats() & formats)
 
 
 def _require_memory(fits: bool, config: DataConfig) -> None:

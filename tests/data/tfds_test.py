@@ -124,7 +124,8 @@ def test_images_of_different_sizes_need_an_image_size(tmp_path):
         ("coco", ("one class label each", "objects")),
         ("cifar10/absent", ("configuration", "(BuilderConfig absent not found")),
         ("CIFAR10", ('Did you mean "cifar10"?',)),
-        ("cityscapes", ("segmentation and depth cannot be read yet",)),
+        ("cityscapes", ("--data.download=true", "not in")),
+        ("voc/2012", ("one class label each", "voc:PATH, ade20k:PATH")),
     ],
 )
 def test_wrong_names_are_answered_with_the_way_out(tmp_path, name, words):
