@@ -1,8 +1,8 @@
 """Robust encoders on three tasks: class, mask and depth of the rendered scenes.
 
 The arm `dino` is trained first, every other arm starts from its encoder and costs about
-as many gradients. Then one command fits the same linear heads on all of them and attacks
-them side by side.
+as many gradients. Then one command fits the same linear heads on all of them and
+attacks them side by side.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ class Tasks:
         parts = [
             f"Command: `{command}`. Machine: {machine}; {cost['seconds'] / 60:.0f} "
             f"minutes recorded. Seeds: {len(found)}. Settings: {self.flagfile}, "
-            f"{self.benchmark} and benchmarks/experiments/tasks.py. No run is left out.",
+            f"{self.benchmark}, benchmarks/experiments/tasks.py. No run is left out.",
             self.beside,
         ]
         for task in found[0]:

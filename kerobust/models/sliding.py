@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from kerobust.config import UserError
@@ -32,7 +33,10 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 class SlidingWindow:
     """Calls a dense model on overlapping windows and averages where they meet.
 
-    Attacks may go through it: gradients add up over windows.
+    Attacks may go through it: gradients add up over windows. Where not all windows are
+    one batch, every batch is computed again for the gradient, a third more work, so
+    that memory holds the activations of one batch and not of all; gradients then reach
+    images only, not weights.
 
     Args:
         model: Maps images float32 [B, window, window, C] to float32 [B, window, window,
@@ -76,24 +80,85 @@ class SlidingWindow:
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         height, width = images.shape[1:3]
-        corners = self._corners(images)
-        total, hits = 0.0, 0.0
-        for first in range(0, len(corners), self.at_once):
-            some = corners[first : first + self.at_once]
-            for corner, found in zip(some, self._predicted(images, some), strict=True):
-                total += _placed(found, corner, height, width)
-                hits += _placed(
-                    tf.ones_like(found[:1, :, :, :1]), corner, height, width
-                )
-        mean = total / hits
-        return mean if self.average == "logits" else tf.math.log(mean)
+        places = self._places(images)
+        hits = np.bincount(places.ravel(), minlength=height * width)
+        parts = -(-len(places) // self.at_once)
+        size = -(-len(places) // parts)
+        if parts == 1:
+            total = self._summed(images, tf.constant(places), tf.ones([size]))
+        else:
+            # What fills up the last part counts 0.
+            short = parts * size - len(places)
+            places = np.concatenate([places, places[:short]]).reshape(parts, size, -1)
+            weights = np.ones([parts, size], np.float32)
+            weights[-1, size - short :] = 0.0
+            total = self._looped(images, places, weights)
+        mean = total / tf.constant(hits[:, np.newaxis], tf.float32)
+        mean = mean if self.average == "logits" else tf.math.log(mean)
+        return tf.reshape(mean, [-1, height, width, mean.shape[2]])
 
-    def windows(self, images: tf.Tensor, corners=None) -> list[tf.Tensor]:
-        """Returns the windows of images [B, H, W, ...] row by row, or at corners."""
+    def _looped(self, images, places, weights) -> tf.Tensor:
+        """Returns the sum over parts of windows, one part after the other."""
+        parts = len(places)
+        places, weights = tf.constant(places), tf.constant(weights)
+
+        def part(index, images):
+            return self._summed(images, places[index], weights[index])
+
+        @tf.custom_gradient
+        def whole(images):
+            def gradient(upstream, variables=None):
+                def back(index, images):
+                    with tf.GradientTape(watch_accessed_variables=False) as tape:
+                        tape.watch(images)
+                        found = part(index, images)
+                    return tf.convert_to_tensor(tape.gradient(found, images, upstream))
+
+                found = _added(back, parts, images)
+                return (found, [None] * len(variables)) if variables else found
+
+            return _added(part, parts, images), gradient
+
+        return whole(images)
+
+    def _summed(self, images, places, weights) -> tf.Tensor:
+        """Returns the sum of some windows' outputs where they lie, [B, H * W, K].
+
+        Args:
+            images: float32 [B, H, W, C].
+            places: int32 [M, window^2], pixels of each window, row by row.
+            weights: float32 [M].
+        """
+        height, width, channels = images.shape[1:]
+        count, side = places.shape[0], self.window
+        flat = tf.reshape(images, [-1, height * width, channels])
+        shown = tf.gather(flat, tf.reshape(places, [-1]), axis=1)
+        shown = tf.reshape(shown, [-1, side, side, channels])
+        found = self.model(shown)
+        if self.average == "probabilities":
+            found = tf.nn.softmax(found)
+        found = tf.reshape(found, [-1, count, side * side, found.shape[3]])
+        found = found * weights[:, tf.newaxis, tf.newaxis]
+        found = tf.transpose(found, [1, 2, 0, 3])  # Pixels first, to be added up.
+        found = tf.reshape(found, [count * side * side, -1, found.shape[3]])
+        total = tf.math.unsorted_segment_sum(
+            found, tf.reshape(places, [-1]), height * width
+        )
+        return tf.transpose(total, [1, 0, 2])
+
+    def _places(self, images) -> np.ndarray:
+        """Returns the numbers of the pixels of every window, int32 [M, window^2]."""
+        width, inside = images.shape[2], np.arange(self.window)
+        corners = [top * width + left for top, left in self._corners(images)]
+        square = (inside[:, np.newaxis] * width + inside).ravel()
+        return (np.array(corners)[:, np.newaxis] + square).astype(np.int32)
+
+    def windows(self, images: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the windows of images [B, H, W, ...] row by row."""
         size = self.window
         return [
             images[:, top : top + size, left : left + size]
-            for top, left in corners or self._corners(images)
+            for top, left in self._corners(images)
         ]
 
     def _corners(self, images) -> list[tuple[int, int]]:
@@ -104,18 +169,17 @@ class SlidingWindow:
             for left in window_starts(width, self.window, self.stride)
         ]
 
-    def _predicted(self, images, corners) -> list[tf.Tensor]:
-        found = self.model(tf.concat(self.windows(images, corners), axis=0))
-        if self.average == "probabilities":
-            found = tf.nn.softmax(found)
-        return tf.split(found, len(corners))
 
-
-def _placed(values: tf.Tensor, corner, height: int, width: int) -> tf.Tensor:
-    """Returns a window [B, h, w, K] in an image [B, height, width, K] of zeros."""
-    (top, left), (rows, columns) = corner, values.shape[1:3]
-    below, right = height - top - rows, width - left - columns
-    return tf.pad(values, [[0, 0], [top, below], [left, right], [0, 0]])
+def _added(part: Callable, parts: int, images: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of `part(index, images)` for index 0 to parts - 1, in a loop."""
+    first = part(tf.constant(0), images)
+    return tf.while_loop(
+        lambda index, _: index < parts,
+        lambda index, total: (index + 1, total + part(index, images)),
+        (1, first),
+        parallel_iterations=1,
+        maximum_iterations=parts,
+    )[1]
 
 
 class Windowed:

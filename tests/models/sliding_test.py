@@ -98,3 +98,29 @@ def test_windows_that_do_not_fit_are_refused(window, stride):
 def test_other_settings_are_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         SlidingWindow(lambda seen: seen, 4, 2, **settings)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_gradients_are_the_same_in_parts_and_at_once(average):
+    kernel = tf.constant(np.random.default_rng(1).normal(size=(3, 4)), tf.float32)
+    images = tf.constant(IMAGES)
+
+    def model(shown):
+        mixed = tf.einsum("bhwc,ck->bhwk", shown, kernel)
+        return mixed * tf.reduce_mean(mixed, axis=[1, 2], keepdims=True)
+
+    found = []
+    for at_once in (100, 2, 1):
+        slide = SlidingWindow(model, 4, 2, at_once=at_once, average=average)
+
+        @tf.function
+        def gradient(images, slide=slide):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                value = tf.reduce_sum(tf.square(slide(images)))
+            return tape.gradient(value, images)
+
+        found += [gradient(images).numpy(), gradient.python_function(images).numpy()]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=2e-4, atol=1e-4)
+    assert np.abs(found[0]).max() > 0
