@@ -14,6 +14,7 @@ from benchmarks import (
     _steps,
     attack_precision,
     attack_throughput,
+    dense,
     dverge_step,
     memory,
     mimir_step,
@@ -205,6 +206,20 @@ def test_dverge_step_writes_table_and_rounds(tmp_path, capsys):
     found = read(tmp_path, "dverge_step")
     assert set(found["conv"]["seconds"]) == {"step", *dverge_step.PASSES}
     assert set(found["stacked"]["seconds"]) == {"in turns", "stacked"}
+
+
+@pytest.mark.slow
+def test_dense_writes_both_tables(tmp_path, capsys):
+    size = flags(tmp_path, rounds=2, batch=4, steps=2, width=16, depth=1)
+
+    assert dense.main([*size, "--at_once", "35", "9"]) == 0
+
+    assert "MB above predicting" in capsys.readouterr().out
+    found = read(tmp_path, "dense")
+    memory = found.pop("memory")
+    assert set(found) >= {*dense.TASKS, dense.EMBED, "windows, 9 at once"}
+    assert all(set(each["seconds"]) == {"attack", "passes"} for each in found.values())
+    assert set(memory) == {"35", "9"}
 
 
 @pytest.mark.slow
