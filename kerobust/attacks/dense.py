@@ -36,10 +36,7 @@ class PixelCrossEntropy(Objective):
             return pixel_cross_entropy(outputs, _mask(targets))
         labels = _mask(targets["labels"])
         weights = self._weights(outputs, labels, targets["wrong_share"])
-        weighted = pixel_cross_entropy(outputs, labels, weights)
-        plain = pixel_cross_entropy(tf.stop_gradient(outputs), labels)
-        # The value stays comparable from step to step; the gradient is the weighted's.
-        return plain + weighted - tf.stop_gradient(weighted)
+        return steered(outputs, labels, weights)
 
     def _weights(self, outputs, labels, share):
         share = share[:, tf.newaxis, tf.newaxis]
@@ -56,6 +53,21 @@ class PixelCrossEntropy(Objective):
             for each in (right, wrong)
         )
         return (1.0 - share) * right + share * wrong
+
+
+def steered(outputs, labels, weights) -> tf.Tensor:
+    """Returns the plain mean cross-entropy of images, with the gradient of a weighted.
+
+    Values then stay comparable from step to step while weights change.
+
+    Args:
+        outputs: float32 [B, H, W, K].
+        labels: int32 [B, H, W], -1 = no label.
+        weights: float32 [B, H, W], constants.
+    """
+    weighted = pixel_cross_entropy(outputs, labels, tf.stop_gradient(weights))
+    plain = pixel_cross_entropy(tf.stop_gradient(outputs), labels)
+    return plain + weighted - tf.stop_gradient(weighted)
 
 
 class DepthObjective(Objective):

@@ -4,16 +4,19 @@ import math
 
 import tensorflow as tf
 
-from kerobust.attacks.dense import DepthObjective, PixelCrossEntropy
+from kerobust.attacks.dense import DepthObjective, PixelCrossEntropy, steered
 from kerobust.attacks.objectives import predicted
 from kerobust.config import check_name
-from kerobust.losses.pixels import pixel_cross_entropy, pixel_mean
+from kerobust.losses.pixels import pixel_mean
 
 DEPTH_MEASURES = ("squared", "log_l1", "cosine", "near", "far")
 
 
 class MaskedCrossEntropy(PixelCrossEntropy):
-    """Mean cross-entropy of the pixels that are still right; the wrong ones count 0.
+    """Cross-entropy whose gradient is that of the pixels that are still right.
+
+    The value is the mean over all labelled pixels: over the right ones alone it would
+    fall with every pixel that an attack wins.
 
     Args:
         victim: Maps images float32 [B, H, W, C] to logits [B, H, W, K].
@@ -21,11 +24,13 @@ class MaskedCrossEntropy(PixelCrossEntropy):
             it has.
 
     References:
-        Croce et al., 2024, arXiv:2306.12941, section 3.2.
+        Croce et al., 2024, arXiv:2306.12941, section 3.2, and its code, which also
+        steers the step size by another loss than the one it climbs.
 
     Differences:
-        With `balanced` the authors' code weighs a pixel by 1 minus its class' share of
-        the image; here by 1 / share, divided by the number of classes in the image.
+        The authors return the point with the fewest right pixels, here the one with the
+        largest value. With `balanced` their code weighs a pixel by 1 minus its class'
+        share of the image; here by 1 / share, divided by the number of classes there.
     """
 
     def __init__(self, victim, balanced: bool = False):
@@ -36,7 +41,7 @@ class MaskedCrossEntropy(PixelCrossEntropy):
         labels = tf.cast(targets, tf.int32)
         right = tf.cast(predicted(outputs) == labels, tf.float32)
         weights = class_weights(labels, outputs.shape[-1]) if self.balanced else 1.0
-        return pixel_cross_entropy(outputs, labels, right * weights)
+        return steered(outputs, labels, right * weights)
 
 
 class JensenShannon(PixelCrossEntropy):

@@ -29,6 +29,7 @@ from kerobust.evaluation.task_report import (
     write_task_report,
 )
 from kerobust.evaluation.task_results import Probed, TaskResults
+from kerobust.experiment import ExperimentConfig
 from kerobust.models.bundle import load_bundle, read_info, save_bundle
 from kerobust.progress import terminal_line
 from kerobust.tasks import Classification, Depth, Segmentation, Task
@@ -52,7 +53,7 @@ def benchmark(experiment: Experiment) -> dict:
         UserError: If there is no encoder, or no data set fits any of the tasks.
     """
     config = experiment.config.benchmark
-    encoders = named_encoders(experiment)
+    encoders = named_encoders(experiment.config)
     found: dict[str, dict[str, Any]] = {}
     pictures: dict[str, bytes] = {}
     for source in _sources(experiment):
@@ -85,11 +86,15 @@ def benchmark(experiment: Experiment) -> dict:
     return report
 
 
-def named_encoders(experiment: Experiment) -> dict[str, pathlib.Path]:
-    """Returns name -> folder of the encoders to compare."""
-    config = experiment.config.benchmark
-    start = experiment.config.run.init_from
-    given = config.encoders or (str(start or experiment.workdir / "encoder"),)
+def named_encoders(experiment: ExperimentConfig) -> dict[str, pathlib.Path]:
+    """Returns name -> folder of the encoders to compare.
+
+    Raises:
+        UserError: If one is missing, or two have one name.
+    """
+    config, run = experiment.benchmark, experiment.run
+    own = pathlib.Path(run.workdir) / "encoder"
+    given = config.encoders or (str(run.init_from or own),)
     found: dict[str, pathlib.Path] = {}
     for text in given:
         name, _, folder = text.rpartition("=")

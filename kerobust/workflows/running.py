@@ -18,7 +18,7 @@ from kerobust.methods.base import Method
 from kerobust.methods.optimisation import OptimisationConfig
 from kerobust.models.bundle import load_bundle
 from kerobust.models.foreign import is_foreign, load_foreign
-from kerobust.workflows.benchmarking import benchmark
+from kerobust.workflows.benchmarking import benchmark, named_encoders
 from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.joining import join, left_alone
 from kerobust.workflows.perturbing import perturb
@@ -61,6 +61,8 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
 
 def _run(config: ExperimentConfig, dry_run: bool) -> int:
     _require_start(config)
+    if "benchmark" in config.run.stages and "pretrain" not in config.run.stages:
+        named_encoders(config)
     if "push" in config.run.stages:
         given, fix = config.push.dir is not None, "Add --push.dir=DIR."
         config.push.require(given, "dir", "must name a folder for the stage push", fix)

@@ -32,10 +32,21 @@ def mean(values: np.ndarray) -> np.ndarray:
     return (values * KNOWN).sum(axis=(1, 2)) / KNOWN.sum(axis=(1, 2))
 
 
-def test_masked_cross_entropy_counts_pixels_that_are_right():
-    found = MaskedCrossEntropy(nothing).values(tf.constant(LOGITS), LABELS)
+def slopes(objective, weights: np.ndarray) -> None:
+    """Value and gradient: all pixels, and the cross-entropy of those with a weight."""
+    logits = tf.constant(LOGITS)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        values = objective.values(logits, LABELS)
+    np.testing.assert_allclose(values, mean(-np.log(OF_LABEL)), rtol=1e-5)
+    truth = np.eye(5)[np.maximum(LABELS, 0)]
+    share = weights / KNOWN.sum(axis=(1, 2), keepdims=True)
+    expected = (SHARES - truth) * share[..., None]
+    np.testing.assert_allclose(tape.gradient(values, logits), expected, atol=1e-6)
 
-    np.testing.assert_allclose(found, mean(-np.log(OF_LABEL) * RIGHT), rtol=1e-5)
+
+def test_masked_cross_entropy_follows_pixels_that_are_right():
+    slopes(MaskedCrossEntropy(nothing), RIGHT.astype(float))
 
 
 def test_balanced_classes_count_the_same():
@@ -44,11 +55,8 @@ def test_balanced_classes_count_the_same():
 
     expected = [[[2 / 3, 2 / 3, 2 / 3, 2], [0, 0, 1, 1]]]
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
-    balanced = MaskedCrossEntropy(nothing, balanced=True)
-    found = balanced.values(tf.constant(LOGITS), LABELS)
     factor = class_weights(tf.constant(LABELS), 5).numpy()
-    terms = -np.log(OF_LABEL) * RIGHT * factor
-    np.testing.assert_allclose(found, mean(terms), rtol=1e-5)
+    slopes(MaskedCrossEntropy(nothing, balanced=True), RIGHT * factor)
     assert np.all(class_weights(tf.fill([1, 2, 2], -1), 3).numpy() == 0)
 
 
