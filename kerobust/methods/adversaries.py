@@ -67,12 +67,12 @@ class Adversary(NamedTuple):
 
     Attributes:
         attack: Ball and search.
-        objective: What it raises.
+        objective: What it raises; its targets are the teacher's `Tokens`.
         chance: Relative chance of being drawn.
     """
 
     attack: Attack
-    objective: TokenShift
+    objective: Objective
     chance: float
 
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from kerobust.attacks import BALLS, UnionBall
+from kerobust.attacks import BALLS, PGD, UnionBall
 from kerobust.losses.similarity import cosine_similarity, spread
 from kerobust.methods.adversaries import (
     TYPES,
@@ -14,9 +14,10 @@ from kerobust.methods.adversaries import (
 )
 from kerobust.methods.base import Batch, linear_ramp
 from kerobust.methods.frozen_teacher import FrozenTeacher
+from kerobust.methods.head_adversaries import HeadError, read_heads
 from kerobust.methods.multi_config import MultiConfig
 from kerobust.methods.multipliers import Multipliers
-from kerobust.methods.start import Length
+from kerobust.methods.start import Length, encoder_of
 from kerobust.methods.teacher import (
     average_pairs,
     frozen_copy,
@@ -51,6 +52,7 @@ class Multi(FrozenTeacher):
         student, teacher, config: See `FrozenTeacher`; `MultiConfig`.
         steps: Number of updates of the training.
         seed: Seed of the drawn attacks.
+        heads: Predictors whose heads are attacked too, see `HeadError`.
 
     References:
         Khodabandeh et al., LORE, 2025, arXiv:2505.18884 (loss, multipliers, rates);
@@ -73,14 +75,20 @@ class Multi(FrozenTeacher):
     SECTION = "multi"
     config: MultiConfig
 
-    def __init__(self, student, teacher, config, steps: int, seed: int = 0, **kwargs):
+    def __init__(
+        self, student, teacher, config, steps: int, seed: int = 0, heads=(), **kwargs
+    ):
         super().__init__(student, teacher, config, **kwargs)
         self.warmup_steps = round(config.warmup_share * steps)
+        chances = {**config.chances, HeadError.part: config.head_chance}
+        ways: list = [(TokenShift(student, part), PGD) for part in config.parts]
+        attacked = [HeadError(student, head) for head in heads]
+        ways += [(objective, objective.kind) for objective in attacked]
         self.attack = Adversaries(
             [
-                Adversary(search, objective, config.chances[objective.part])
-                for objective in (TokenShift(student, part) for part in config.parts)
-                for search in config.searches()
+                Adversary(search, objective, chances[objective.part])
+                for objective, kind in ways
+                for search in config.searches(kind)
             ],
             config.combine,
             TokenShift(student, config.tokens),
@@ -105,7 +113,8 @@ class Multi(FrozenTeacher):
 
     @staticmethod
     def _parts(experiment, start, length: Length):
-        return length.steps, experiment.run.seed
+        heads = read_heads(experiment.multi.heads, encoder_of(start).width)
+        return length.steps, experiment.run.seed, heads
 
     @property
     def exports(self):

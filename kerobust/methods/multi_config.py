@@ -52,6 +52,15 @@ class MultiConfig(FrozenTeacherConfig):
         " those that are not in use do not count, norms share theirs equally.",
         low=0,
     )
+    heads: tuple[str, ...] = setting(
+        (),
+        "Bundles of heads on the teacher, as the stage benchmark writes them"
+        " (benchmark/DATA/ENCODER/TASK): each is attacked as one more way, by PGD,"
+        " SegPGD or DepthPGD. Targets are its answers to the teacher's clean tokens.",
+    )
+    head_chance: float = setting(
+        0.25, "Relative chance of each of --multi.heads, for random and msd.", low=0
+    )
     constraint: str = setting(
         "adaptive",
         "Weight of the clean tokens' drift: adaptive (a network of the teacher's class"
@@ -139,7 +148,7 @@ class MultiConfig(FrozenTeacherConfig):
         """Length of a step by norm; None = 2.5 radius / steps."""
         return {n: self.step_size if n == "linf" else None for n in self.norms}
 
-    def searches(self) -> list[Attack]:
+    def searches(self, kind: type[PGD] = PGD) -> list[Attack]:
         """Returns the attacks for one objective: one per norm, or MSD alone."""
         given: dict[str, Any] = {"steps": self.steps, "random_start": True}
         if self.combine == "msd":
@@ -150,6 +159,6 @@ class MultiConfig(FrozenTeacherConfig):
             }
             return [MSD(self.radii, step_sizes=sizes, **given)]
         return [
-            PGD(radius, norm=norm, step_size=self.lengths[norm], **given)
+            kind(radius, norm=norm, step_size=self.lengths[norm], **given)
             for norm, radius in self.radii.items()
         ]
