@@ -21,6 +21,7 @@ _PACKAGES = ("kerobust", "tensorflow", "keras", "numpy", "tensorflow-datasets")
 _FREE = (
     *("evaluate.", "represent.", "diversity.", "run."),
     *("perturb.", "validate.", "push."),
+    *("pretrain.robust_every", "start.robust_every"),
     *("data.dir", "data.download", "data.memory_gigabytes"),
 )
 _BOUND = ("run.seed", "run.mixed_precision")

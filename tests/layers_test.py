@@ -50,7 +50,7 @@ CONFINED = {
         "models/heads.py",
         "evaluation/metrics.py",
     },
-    "keras_cv": {"data/augmentations.py", "models/keras_cv_backbones.py"},
+    "keras_cv": {"data/augmentations.py", "models/keras_cv_encoder.py"},
     "absl.flags": {"flags.py", *(f"{name}.py" for name in COMMANDS)},
     "matplotlib": {"evaluation/plots.py", "evaluation/report.py"},
 }

@@ -12,7 +12,7 @@ from kerobust.evaluation.evaluator import Evaluator, evaluate
 from kerobust.evaluation.knn import knn_predict
 from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.metrics import McNemar, mcnemar, paired_bootstrap, wilson
-from kerobust.evaluation.online import OnlineKnn
+from kerobust.evaluation.online import OnlineKnn, OnlineLinear
 from kerobust.evaluation.plots import amplify, panel
 from kerobust.evaluation.probes import fit_heads, linear_probe, whole_image
 from kerobust.evaluation.report import compare, row, table, write_report
@@ -32,6 +32,7 @@ __all__ = [
     "Evaluator",
     "McNemar",
     "OnlineKnn",
+    "OnlineLinear",
     "Probed",
     "RepresentConfig",
     "Representation",

@@ -1,15 +1,24 @@
-"""Nearest-neighbour accuracy of an encoder while it trains, clean and under attack."""
+"""Accuracy of an encoder while it trains, clean and under attack."""
 
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from kerobust.attacks import PGD, AttackConfig, CosineDistance
+from kerobust.attacks import (
+    PGD,
+    AttackConfig,
+    CosineDistance,
+    CrossEntropy,
+    EmbedAttack,
+    TokenDistance,
+)
 from kerobust.attacks.objectives import infer
 from kerobust.config import UserError
 from kerobust.data import Split, evaluation_batches
 from kerobust.evaluation.knn import knn_predict
+from kerobust.evaluation.probes import linear_probe
+from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.randomness import example_keys, fold_in
 from kerobust.types import Tokens
 
@@ -109,6 +118,98 @@ class OnlineKnn:
             mean = tf.reduce_mean(found.patches, axis=1)
             found = tf.concat([found.cls, mean], axis=1)
         return tf.math.l2_normalize(found, axis=1)
+
+
+class OnlineLinear:
+    """Measures an encoder by the best linear head; call it whenever a number is wanted.
+
+    Every call fits the head anew, uses the same images and random starts, and changes
+    nothing of the encoder. Attacks are compiled once.
+
+    Args:
+        encoder: Maps images float32 [B, H, W, C] to `Tokens`; called in inference mode.
+        labelled: Examples that the head is fitted on.
+        queries: Labelled examples that are classified and attacked.
+        num_classes: Number of classes.
+        threat: Norm and epsilon of the attacks.
+        steps: Steps of either attack, at least 1.
+        features: What the head reads, a pooling of `ClassifierHead`.
+        batch_size: Images per batch.
+
+    Raises:
+        UserError: If an example of either split has no label.
+
+    References:
+        Kowalczuk et al., 2024, arXiv:2407.12588, figure 2 (robustness per epoch).
+    """
+
+    def __init__(
+        self,
+        encoder: tf.keras.Model,
+        labelled: Split,
+        queries: Split,
+        num_classes: int,
+        threat: AttackConfig,
+        *,
+        steps: int = 10,
+        features: str = "cls",
+        batch_size: int = 128,
+    ):
+        _check_labelled("labelled", labelled)
+        _check_labelled("queries", queries)
+        self.encoder, self.features = encoder, features
+        self.labelled, self.queries = labelled, queries
+        self.batch_size = batch_size
+        head = ClassifierHead(num_classes, pooling=features, norm=False)
+        self.probe = Classifier(encoder, head)
+        epsilon, norm = threat.epsilon, threat.norm
+        # Kept, objectives included: an attack is compiled for each objective.
+        self._embed = EmbedAttack(epsilon, norm=norm, steps=steps)
+        self._pgd = PGD(epsilon, norm=norm, steps=steps, random_start=True)
+        self._distance, self._loss = TokenDistance(encoder), CrossEntropy(self.probe)
+        self._compiled = tf.function(lambda images: infer(self.probe, images))
+
+    def __call__(self, step: int = 0) -> dict[str, float]:
+        """Returns {"linear/clean", "linear/embed", "linear/pgd"}, in [0, 1].
+
+        Under attack those count that are right without and under it: the attack on the
+        class token ("embed") and PGD on the cross-entropy.
+
+        Args:
+            step: Ignored; callers that probe at steps pass it.
+        """
+        del step
+        head = self.probe.head
+        fitted = linear_probe(
+            self.encoder, self.labelled, head.num_classes, self.features
+        )
+        head.dense.set_weights(fitted.head.dense.get_weights())
+        found: dict[str, list[np.ndarray]] = {"clean": [], "embed": [], "pgd": []}
+        for batch in evaluation_batches(self.queries, self.batch_size):
+            valid = batch["valid"].numpy()
+            for name, right in self._right(batch).items():
+                found[name].append(right[valid])
+        return {
+            f"linear/{name}": float(np.mean(np.concatenate(parts)))
+            for name, parts in found.items()
+        }
+
+    def _right(self, batch) -> dict[str, np.ndarray]:
+        """Returns bool [B] by name: what is right, and what attacks leave right."""
+        images, labels = batch["images"], batch["labels"]
+        keys = fold_in(example_keys(0, 0, batch["ids"]), "online linear")
+        attacked = {
+            "embed": self._embed(images, None, self._distance, keys=keys),
+            "pgd": self._pgd(images, labels, self._loss, keys=keys),
+        }
+        clean = self._is_right(images, labels)
+        return {"clean": clean} | {
+            name: clean & self._is_right(each, labels)
+            for name, each in attacked.items()
+        }
+
+    def _is_right(self, images, labels) -> np.ndarray:
+        return np.argmax(self._compiled(images), axis=1) == labels.numpy()
 
 
 def _check_labelled(name: str, split: Split) -> None:

@@ -122,6 +122,14 @@ class PretrainConfig(OptimisationConfig):
 
     SECTION = "pretrain"
 
+    robust_every: int = setting(
+        0,
+        "Epochs between two measurements of the network that is trained: the best"
+        " linear head on labelled images, without attack, under the attack on the"
+        " embedding and under PGD at --attack.epsilon; 0 = never.",
+        low=0,
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig(PretrainConfig):

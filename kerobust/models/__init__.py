@@ -6,6 +6,7 @@ from kerobust.models.convnet import ConvConfig, ConvNet
 from kerobust.models.dense_heads import DensePredictor, DepthHead, SegmentationHead
 from kerobust.models.ensemble import Ensemble
 from kerobust.models.heads import Classifier, ClassifierHead
+from kerobust.models.keras_cv_encoder import KerasCvEncoder
 from kerobust.models.mae import MaeDecoder, Mask, pixel_mask, random_mask
 from kerobust.models.pretrained import load_resnet18, load_torch_resnet
 from kerobust.models.resnet import ResNet
@@ -18,6 +19,7 @@ from kerobust.models.weights import copy_encoder_weights, named_weights
 
 ENCODERS = {
     "conv": ConvNet,
+    "keras_cv": KerasCvEncoder,
     "resnet": ResNet,
     "resnet18": ResNet18,
     "vit": VisionTransformer,
@@ -33,6 +35,7 @@ __all__ = [
     "DensePredictor",
     "DepthHead",
     "Ensemble",
+    "KerasCvEncoder",
     "MaeDecoder",
     "Mask",
     "ResNet",

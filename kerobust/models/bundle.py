@@ -24,6 +24,7 @@ from kerobust.models.convnet import ConvNet
 from kerobust.models.dense_heads import DensePredictor, DepthHead, SegmentationHead
 from kerobust.models.ensemble import Ensemble
 from kerobust.models.heads import Classifier, ClassifierHead
+from kerobust.models.keras_cv_encoder import KerasCvEncoder
 from kerobust.models.mae import MaeDecoder
 from kerobust.models.projector import DinoHead
 from kerobust.models.resnet import ResNet
@@ -36,6 +37,7 @@ CLASSES = {
     "ResNet": ResNet,
     "ResNet18": ResNet18,
     "ConvNet": ConvNet,
+    "KerasCvEncoder": KerasCvEncoder,
     "MaeDecoder": MaeDecoder,
     "ClassifierHead": ClassifierHead,
     "Classifier": Classifier,

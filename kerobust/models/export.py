@@ -15,6 +15,7 @@ from kerobust.models.bundle import load_bundle, save_bundle
 from kerobust.models.checkpoint_files import read_state
 from kerobust.models.ensemble import Ensemble
 from kerobust.models.heads import Classifier
+from kerobust.models.keras_cv_encoder import KerasCvEncoder
 from kerobust.models.resnet import ResidualNetwork
 from kerobust.models.torch_names import to_torch_names
 from kerobust.models.vit import VisionTransformer
@@ -101,7 +102,8 @@ def export(
     """Writes an encoder or a classifier for this library or for other programs.
 
     Args:
-        model: `VisionTransformer`, `ResNet`, `ResNet18`, `Classifier` or `Ensemble`.
+        model: `VisionTransformer`, `ResNet`, `ResNet18`, `KerasCvEncoder`, `Classifier`
+            or `Ensemble`.
         folder: A new or empty folder; parents are made.
         format: "bundle", "safetensors" (the names of `named_weights`), "keras",
             "savedmodel" or "timm" (a vision transformer under timm's names). Keras
@@ -128,7 +130,7 @@ def check_exportable(model: Any) -> tf.keras.Model:
     Raises:
         UserError: If it is not.
     """
-    known = (VisionTransformer, ResidualNetwork, Classifier, Ensemble)
+    known = (VisionTransformer, ResidualNetwork, KerasCvEncoder, Classifier, Ensemble)
     if not isinstance(model, known):
         raise UserError(
             "`model` must be an encoder, a classifier or an ensemble to be written. "

@@ -13,7 +13,7 @@ from kerobust.data.datasets import Split
 from kerobust.data.splits import UNLABELLED
 from kerobust.data.views import training_batches
 from kerobust.distribute import strategy, workers
-from kerobust.evaluation.online import OnlineKnn
+from kerobust.evaluation.online import OnlineKnn, OnlineLinear
 from kerobust.evaluation.plots import panel
 from kerobust.experiment import ExperimentConfig
 from kerobust.methods import METHODS
@@ -34,6 +34,7 @@ from kerobust.workflows.preparing import Experiment
 START = "start"  # Folder of what the method starts from.
 # Most images that vote, and that are classified, while an encoder trains.
 _KNN_BANK, _KNN_QUERIES = 5000, 500
+_LINEAR_IMAGES, _LINEAR_QUERIES = 2000, 200  # The same for the linear head.
 
 
 class StoppedError(Exception):
@@ -273,7 +274,10 @@ def _train(
         batch_size=settings.batch_size,
         folder=experiment.workdir / name,
         run=config.run,
-        probes=_probes(experiment, method, steps),
+        probes=[
+            *_probes(experiment, method, steps),
+            *_linear_probes(experiment, method, settings, split.size),
+        ],
         digest=run_folder.identity(config, experiment.source.digest),
         hparams=config.to_flags(),
     )
@@ -312,6 +316,26 @@ def _probes(experiment: Experiment, method: Method, steps: int) -> list:
         knn = OnlineKnn(encoder, bank, queries, config.attack)
         probes.append((every, lambda step: knn()))
     return probes
+
+
+def _linear_probes(experiment: Experiment, method: Method, settings, size: int) -> list:
+    """Returns what measures the trained network every few epochs, if that is wanted."""
+    epochs = getattr(settings, "robust_every", 0)
+    student = method.exports.get("student", method.exports.get("encoder"))
+    if not epochs or student is None:
+        return []
+    splits, config = experiment.source.splits, experiment.config
+    queries = splits["validation"]
+    queries = queries.subset(queries.labels != UNLABELLED).thinned(_LINEAR_QUERIES)
+    linear = OnlineLinear(
+        student,
+        experiment.labelled.thinned(_LINEAR_IMAGES),
+        queries,
+        experiment.source.num_classes,
+        config.attack,
+        features=config.evaluate.features,
+    )
+    return [(epochs * settings.steps_per_epoch(size), linear)]
 
 
 def _new_networks(config: ExperimentConfig):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kerobust import evaluate
-from kerobust.models import VisionTransformer, save_bundle
+from kerobust.models import KerasCvEncoder, VisionTransformer, save_bundle
 from tests.cli.bad_input_test import assert_refused
 
 SHORT = (
@@ -97,3 +97,19 @@ def test_data_without_any_targets_of_the_tasks_is_refused(encoders, tmp_path, ca
     flags = [*SHORT, encoders, f"--data.name=npz:{tmp_path / 'data.npz'}"]
     flags += [f"--run.workdir={tmp_path}", "--benchmark.tasks=depth"]
     refused(flags, capsys, "`--benchmark.tasks` must hold a task for which")
+
+
+@pytest.mark.slow
+def test_a_backbone_of_keras_cv_is_compared_like_any_encoder(tmp_path):
+    small = {"stackwise_filters": [64, 8, 8, 8], "stride": 4}
+    save_bundle(KerasCvEncoder("resnet18", **small), tmp_path / "cnn", {})
+    save_bundle(VisionTransformer((16, 16), 8, 8, 1, 2), tmp_path / "vit", {})
+    names = f"--evaluation.encoders={tmp_path / 'cnn'},{tmp_path / 'vit'}"
+    workdir = tmp_path / "benchmark"
+
+    code = evaluate.main(["evaluate", *SHORT, names, f"--run.workdir={workdir}"])
+
+    assert code == 0
+    found = json.loads((workdir / "benchmark" / "report.json").read_text())
+    for part in found["data"]["scenes"].values():
+        assert list(part["encoders"]) == ["cnn", "vit"]

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import AttackConfig
+from kerobust.attacks import PGD, AttackConfig, EmbedAttack
 from kerobust.config import UserError
-from kerobust.evaluation import OnlineKnn, knn_predict
+from kerobust.evaluation import OnlineKnn, OnlineLinear, knn_predict, linear_probe
+from kerobust.models import VisionTransformer
+from kerobust.randomness import example_keys, fold_in
 from kerobust.types import Tokens
 from tests.evaluation.small import digits, relabelled, small_split
 
@@ -75,3 +77,53 @@ def test_unlabelled_examples_are_refused():
 
     with pytest.raises(UserError, match="`queries` must.* 60 examples, 1 of them"):
         OnlineKnn(centred_pixels, BANK, unlabelled, AttackConfig(0.1))
+
+
+def transformer():
+    return VisionTransformer((8, 8), 4, 16, 1, 2)
+
+
+def test_linear_accuracies_are_those_of_a_direct_computation():
+    encoder, queries = transformer(), small_split()
+    online = OnlineLinear(encoder, BANK, queries, 10, AttackConfig(0.05), batch_size=7)
+
+    found = online(3)
+
+    probe = linear_probe(encoder, BANK, 10, "cls")
+    images, labels = queries.arrays()
+    keys = fold_in(example_keys(0, 0, queries.ids), "online linear")
+    embed = EmbedAttack(0.05, steps=10)(images, None, encoder, keys=keys)
+    pgd = PGD(0.05, steps=10, random_start=True)(images, labels, probe, keys=keys)
+    clean, blind, aware = (
+        np.argmax(probe(each), axis=1) == labels for each in (images, embed, pgd)
+    )
+    assert found == {
+        "linear/clean": pytest.approx(np.mean(clean)),
+        "linear/embed": pytest.approx(np.mean(clean & blind)),
+        "linear/pgd": pytest.approx(np.mean(clean & aware)),
+    }
+    assert found["linear/clean"] > found["linear/embed"] > found["linear/pgd"]
+
+
+def test_a_linear_probe_follows_the_encoder_untouched_and_compiles_once(monkeypatch):
+    traces, call = [], VisionTransformer.call
+
+    def counted(self, *arguments, **options):
+        traces.append(not tf.executing_eagerly())
+        return call(self, *arguments, **options)
+
+    monkeypatch.setattr(VisionTransformer, "call", counted)
+    encoder = transformer()
+    online = OnlineLinear(encoder, BANK, small_split(), 10, AttackConfig(0.02), steps=1)
+    before = encoder.get_weights()
+
+    first, traced = online(), sum(traces)
+    for weight, value in zip(encoder.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    encoder.set_weights([np.zeros_like(value) for value in before])
+    second = online()
+
+    # Without weights, all images look the same: one class for all.
+    assert first["linear/clean"] > 0.4
+    assert second["linear/clean"] == second["linear/pgd"] <= 0.2
+    assert sum(traces) == traced > 0

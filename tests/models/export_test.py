@@ -8,6 +8,7 @@ from kerobust.config import UserError
 from kerobust.models import (
     Classifier,
     ClassifierHead,
+    KerasCvEncoder,
     MaeDecoder,
     ResNet,
     VisionTransformer,
@@ -26,12 +27,16 @@ def transformer():
     )
 
 
+def backbone():
+    return KerasCvEncoder("resnet18", stackwise_filters=[64, 8, 8, 8], stride=8)
+
+
 def classifier():
     return Classifier(transformer(), ClassifierHead(5))
 
 
 @pytest.mark.parametrize("format", ["keras", "savedmodel"])
-@pytest.mark.parametrize("make", [transformer, lambda: ResNet(8)])
+@pytest.mark.parametrize("make", [transformer, lambda: ResNet(8), backbone])
 def test_graphs_take_any_batch_and_give_the_same_numbers(tmp_path, format, make):
     model, folder = make(), tmp_path / "out"
 
