@@ -124,6 +124,7 @@ def test_a_killed_evaluation_continues_with_the_same_result(
     assert "ETA 0:00" in again[-1]
 
 
+@pytest.mark.slow
 def test_results_of_another_model_are_not_continued(suite, network, tmp_path):
     run(suite, network, count=4, state_dir=tmp_path)
     other = convnet()
@@ -159,7 +160,10 @@ def test_a_search_costs_its_steps_and_one_look_more(network):
             *(3, ["apgd-t tries all 2 wrong", "fab-t tries all 2 wrong", "z_1 - z_3"]),
             marks=pytest.mark.slow,
         ),
-        (5, ["apgd-t tries all 4 wrong", "fab-t tries all 4 wrong"]),
+        pytest.param(
+            *(5, ["apgd-t tries all 4 wrong", "fab-t tries all 4 wrong"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_any_number_of_classes_is_attacked_and_what_was_adapted_is_said(classes, notes):

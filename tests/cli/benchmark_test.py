@@ -44,6 +44,7 @@ def report(encoders, tmp_path_factory):
     return workdir, flags
 
 
+@pytest.mark.slow
 def test_all_encoders_stand_side_by_side_on_all_tasks(report):
     folder = report[0] / "benchmark"
     found = json.loads((folder / "report.json").read_text())

@@ -48,6 +48,7 @@ def report(folder) -> dict:
     return json.loads((folder / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_both_ensembles_and_all_members_are_attacked(finished):
     names = [row["name"] for row in report(finished)["rows"]]
 
@@ -59,6 +60,7 @@ def test_both_ensembles_and_all_members_are_attacked(finished):
         assert isinstance(load_bundle(finished / folder)["ensemble"], Ensemble)
 
 
+@pytest.mark.slow
 def test_what_members_share_is_in_every_report(finished):
     found = report(finished)["diversity"]
 

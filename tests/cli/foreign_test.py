@@ -55,6 +55,7 @@ def test_a_keras_file_gets_the_whole_suite(network, tmp_path):
     assert "apgd-ce" in report and "fab-t" in report
 
 
+@pytest.mark.slow
 def test_a_saved_model_gets_members_by_name(network, tmp_path):
     network.export(tmp_path / "exported")
 

@@ -64,6 +64,7 @@ def test_the_start_is_the_teacher(workdir, tmp_path):
     assert [row[0] for row in rows(tmp_path)] == ["mae SLF", "teacher SLF"]
 
 
+@pytest.mark.slow
 def test_encoders_are_examined_and_both_attacks_drawn(workdir, tmp_path):
     shutil.copytree(workdir / "encoder", tmp_path / "encoder")
     shutil.copytree(workdir / "encoder", tmp_path / "start")

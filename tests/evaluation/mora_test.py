@@ -45,6 +45,7 @@ def found(model):
     return evaluate(model, small_split(), THREAT, MORA)
 
 
+@pytest.mark.slow
 def test_members_fall_where_the_answer_hides_its_gradient(found):
     pgd, mora = found.robust["pgd"], found.robust["mora"]
 
@@ -58,6 +59,7 @@ def test_members_fall_where_the_answer_hides_its_gradient(found):
     assert not any("left out" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_the_curve_stays_that_of_pgd(found):
     assert [point["epsilon"] for point in found.curve] == [0.0, 0.01, 0.03, 0.5]
     correct = {point["epsilon"]: point["correct"] for point in found.curve}

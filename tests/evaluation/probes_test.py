@@ -67,6 +67,7 @@ def test_heads_beat_what_needs_no_image_and_leave_the_encoder_alone():
     assert "segmentation head: step 1 of 96" in said[0] and "ETA" in said[0]
 
 
+@pytest.mark.slow
 def test_heads_are_the_same_at_every_fit_and_whatever_is_fitted_beside_them():
     quick = QUICK.replace(head_epochs=1)
     both = fit_heads(DENSE, encoder(), scenes(), quick)

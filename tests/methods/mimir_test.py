@@ -54,6 +54,7 @@ def test_the_repo_preset_perturbs_hidden_pixels_too():
     assert change[~visible].max() > 0
 
 
+@pytest.mark.slow
 def test_the_attack_raises_the_error_above_noise_of_its_size():
     """The start is noise in the ball; the step must add more than 5 % to its error."""
     method, batch = tiny_pretraining("mimir"), first_batch(64)

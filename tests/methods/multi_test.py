@@ -293,6 +293,7 @@ def trained(**multi):
     return {name: float(value) for name, value in step(first_batch()).items()}
 
 
+@pytest.mark.slow
 def test_the_constraint_holds_clean_tokens_where_attacks_alone_drive_them_away():
     free = trained(constraint="none")
     held = trained(constraint="scalar", dual_rate=0.1)
@@ -334,6 +335,7 @@ def test_the_average_of_a_residual_network_has_its_statistics_too():
     np.testing.assert_allclose(average, 0.5 * (start + student), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_draws_and_updates_as_if_it_had_not_stopped(tmp_path):
     whole, second = (make(dual_every=2, warmup_share=0.1) for _ in range(2))
     steps = [tf.function(each.train_step, autograph=False) for each in (whole, second)]
