@@ -97,7 +97,7 @@ class BenchmarkConfig(Config):
     tokens_gigabytes: float = setting(
         4.0,
         "Tokens of the training images, on which dense heads are fitted, may take this"
-        " much memory (10^9 bytes).",
+        " much memory (10^9 bytes), twice that while they are put together.",
         low=0,
         open_low=True,
     )

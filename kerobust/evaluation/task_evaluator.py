@@ -26,7 +26,7 @@ from kerobust.tasks.base import EMBED, TASK
 
 CLEAN, _EVERYTHING = "clean", "everything"
 _PROBE, _PICTURES = 8, 6
-_WHITENING = 1000  # Clean images whose tokens are whitened.
+_WHITENING, _EVERY = 1000, 7  # Clean images, and of their patches every seventh.
 
 
 class TaskEvaluator:
@@ -64,9 +64,10 @@ class TaskEvaluator:
         targets = tuple({each.task.TARGET for each in probed.values()} - {"labels"})
         shown = split.thinned(self.config.limit)
         first = next(iter(evaluation_batches(shown, self.config.batch_size, targets)))
+        whitening = None
         if self.config.suite_steps and self.config.whitened:
-            self._whiten(probed, split)
-        jobs = self._jobs(probed)
+            whitening = self._whiten(probed, split)
+        jobs = self._jobs(probed, whitening)
         outputs = [self._say(each.model, first["images"]) for each in probed.values()]
         probe = np.concatenate([np.ravel(each[:_PROBE]) for each in outputs])[:4096]
         identity = self._identity(probed, shown)
@@ -148,46 +149,51 @@ class TaskEvaluator:
             self._objectives[key] = model, objective
         return objective
 
-    def _jobs(self, probed: dict[str, Probed]) -> list[Job]:
+    def _jobs(self, probed: dict[str, Probed], whitening) -> list[Job]:
         epsilon = float(self.threat.epsilon)
         chosen = self.config.epsilons or tuple(epsilon * x for x in (0.25, 0.5, 2.0))
         radii = [float(x) for x in chosen if x not in (0, epsilon)]
         jobs = []
-        for name, (task, model) in probed.items():
-            attempts = self._of_task(name, task, model.encoder)
+        for name, (task, _) in probed.items():
+            attempts = self._of_task(name, task, whitening)
             jobs += [Job(name, attempt, epsilon) for attempt in attempts.values()]
             if self.config.curve:
                 pairs = [(attempts[x], r) for x in (EMBED, TASK) for r in radii]
                 jobs += [Job(name, attempt, radius) for attempt, radius in pairs]
         return jobs
 
-    def _of_task(self, name: str, task: Task, encoder) -> dict[str, Attempt]:
+    def _of_task(self, name: str, task: Task, whitening) -> dict[str, Attempt]:
         """Returns the attacks on a task; the same objects whenever it is asked."""
-        width = getattr(encoder, "width", 0)
+        width = 0 if whitening is None else whitening.shape[0]
         if (name, width) not in self._attempts:
             effort = Effort(
                 self.threat.epsilon,
                 self.threat.norm,
                 self.config.steps,
                 self.config.suite_steps,
-                self._whitening.get(width),
+                whitening,
             )
             self._attempts[name, width] = task.attempts(effort)
         return self._attempts[name, width]
 
-    def _whiten(self, probed: dict[str, Probed], split: Split) -> None:
-        """Measures the spread of the encoder's patch tokens on clean images."""
+    def _whiten(self, probed: dict[str, Probed], split: Split) -> tf.Variable:
+        """Returns what whitens the encoder's patch tokens of clean images.
+
+        One variable per width: attacks that were compiled with it see the new values.
+        """
         model = next(iter(probed.values())).model
         tokens = []
         batches = evaluation_batches(split.thinned(_WHITENING), self.config.batch_size)
         for batch in batches:
             patches = infer(model.encoder, batch["images"]).patches
-            tokens.append(patches[:, ::7].numpy().reshape(-1, patches.shape[2]))
+            some = patches[:, ::_EVERY].numpy()
+            tokens.append(some.reshape(-1, patches.shape[2]))
         found = whitening_of(np.concatenate(tokens))
         width = found.shape[0]
         if width not in self._whitening:
             self._whitening[width] = tf.Variable(found, trainable=False)
         self._whitening[width].assign(found)
+        return self._whitening[width]
 
     def _everything(self, probed, split: Split, targets, state) -> dict:
         """Returns task -> sum of the records of all images without attack."""

@@ -60,8 +60,8 @@ def summary(results: TaskResults, task: str) -> dict:
         "curves": {name: _curve(results, task, name) for name in (EMBED, TASK)},
         "carried over": {
             name: {
-                judge: results.value(judge, results.under(task, name, judge))["value"]
-                for judge in results.tasks
+                judge: float(other.main(_total(results.under(task, name, judge)))[0])
+                for judge, other in results.tasks.items()
             }
             for name in (EMBED, TASK)
         },
@@ -89,7 +89,7 @@ def difference(first: TaskResults, other: TaskResults, task: str) -> dict:
     kind = first.tasks[task]
     sign = 1.0 if kind.HIGHER else -1.0
     records = [results.worst(task) for results in (first, other)]
-    values = [kind.metrics(each.sum(axis=0))[kind.MAIN] for each in records]
+    values = [float(kind.main(_total(each))[0]) for each in records]
     draws = np.subtract(*(bootstrap(kind, each) for each in records))
     low, high = np.sort(sign * np.nanquantile(draws, [0.025, 0.975]))
     return {
@@ -97,6 +97,11 @@ def difference(first: TaskResults, other: TaskResults, task: str) -> dict:
         "low": float(low),
         "high": float(high),
     }
+
+
+def _total(records: np.ndarray) -> np.ndarray:
+    """Returns the sum of records [N, ...] as the only one of several, [1, ...]."""
+    return records.sum(axis=0, keepdims=True)
 
 
 def tables(report: dict) -> list[Section]:

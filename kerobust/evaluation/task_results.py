@@ -1,6 +1,7 @@
 """What attacks on tasks found: records of images, values with intervals."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -112,8 +113,13 @@ def bootstrap(task: Task, records: np.ndarray, draws: int = _DRAWS) -> np.ndarra
     The draws depend on the number of images only, so that two models on the same
     images are paired.
     """
-    count = len(records)
+    weights = _weights(len(records), draws)
+    return task.main(np.tensordot(weights, records.astype(float), axes=1))
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(count: int, draws: int) -> np.ndarray:
+    """Returns how often each image is drawn, float64 [draws, count]."""
     generator = np.random.default_rng(0)
-    weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)
-    totals = np.tensordot(weights.astype(float), records.astype(float), axes=1)
-    return task.main(totals)
+    drawn = generator.multinomial(count, np.full(count, 1 / count), size=draws)
+    return drawn.astype(float)

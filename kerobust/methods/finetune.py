@@ -103,7 +103,7 @@ class Finetune(Method):
         self.ramp_steps = round(config.epsilon_ramp * total_steps)
         self.attack = self._make_attack()
         trades = config.attack == "trades"
-        self.objective = SoftCrossEntropy(model) if trades else task.objective(model)
+        self.objective = SoftCrossEntropy(model) if trades else task.OBJECTIVE(model)
 
     @property
     def exports(self):

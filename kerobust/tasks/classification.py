@@ -41,10 +41,6 @@ class Classification(Task):
         losses = tf.nn.softmax_cross_entropy_with_logits(soft, outputs)
         return tf.reduce_mean(losses)
 
-    def objective(self, model) -> CrossEntropy:
-        """Returns what an attack on `model` maximises."""
-        return CrossEntropy(model)
-
     def correct(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Returns bool [B]."""
         return self.predictions(logits) == tf.cast(labels, tf.int32)

@@ -64,8 +64,8 @@ def benchmark(experiment: Experiment) -> dict:
                 f"labels, masks or depths. Received: tasks={','.join(config.tasks)}, "
                 f"data {source.name}. Try --data.name=scenes, which has all three."
             )
-        results = _on_source(experiment, source, tasks, encoders)
-        parts = {name: _part(results, name) for name in tasks}
+        results, rows = _on_source(experiment, source, tasks, encoders)
+        parts = {name: _part(results, rows, name) for name in tasks}
         depth = tasks.get("depth")
         if isinstance(depth, Depth):
             parts["depth"]["constant"] = _constant(depth, source, config)
@@ -146,13 +146,14 @@ def _sources(experiment: Experiment):
         yield source
 
 
-def _on_source(experiment, source, tasks, encoders) -> dict[str, TaskResults]:
-    """Returns encoder -> what was found on one data set."""
+def _on_source(experiment, source, tasks, encoders):
+    """Returns encoder -> `TaskResults` on one data set, and -> task -> `summary`."""
     config = experiment.config.benchmark
     evaluator = TaskEvaluator(experiment.config.attack, config)
     known: list = []
     whole: dict[int, Any] = {}
-    results = {}
+    results: dict[str, TaskResults] = {}
+    rows: dict[str, dict[str, dict]] = {}
     shape = source.image_shape
     for name, path in encoders.items():
         print(f"benchmark: {name} on {source.name}", flush=True)
@@ -170,11 +171,11 @@ def _on_source(experiment, source, tasks, encoders) -> dict[str, TaskResults]:
             state_dir=folder / "batches",
             progress=terminal_line(),
         )
+        rows[name] = {task: summary(results[name], task) for task in tasks}
         if workers().place.chief:
-            found = {task: summary(results[name], task) for task in tasks}
-            text = json.dumps(found, indent=1)
+            text = json.dumps(rows[name], indent=1)
             write_atomically(folder / "results.json", text.encode())
-    return results
+    return results, rows
 
 
 def _fit(experiment: Experiment, source: DataSource, tasks, encoder, folder) -> None:
@@ -185,7 +186,10 @@ def _fit(experiment: Experiment, source: DataSource, tasks, encoder, folder) -> 
     about = {
         "encoder": path_digest(encoder),
         "data": source.digest,
-        "labels": str(experiment.config.data.label_fraction),
+        **{
+            name: str(getattr(experiment.config.data, name))
+            for name in ("image_size", "label_fraction", "label_seed")
+        },
         **{name: str(getattr(config, name)) for name in (*heads, *shape)},
     }
     missing = {
@@ -217,15 +221,15 @@ def _is_fitted(folder: pathlib.Path, about: dict) -> bool:
     return folder.exists() and read_info(folder) == about
 
 
-def _part(results: dict[str, TaskResults], task: str) -> dict:
+def _part(results: dict[str, TaskResults], rows: dict, task: str) -> dict:
     """Returns the report of one task: all encoders, each against the first."""
     first, *others = results
-    rows = {name: summary(found, task) for name, found in results.items()}
+    found = {name: rows[name][task] for name in results}
     if others:
-        rows[first]["against"] = {
+        found[first]["against"] = {
             name: difference(results[first], results[name], task) for name in others
         }
-    return {"encoders": rows}
+    return {"encoders": found}
 
 
 def _constant(task: Depth, source: DataSource, config: BenchmarkConfig) -> dict:

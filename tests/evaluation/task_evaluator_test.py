@@ -5,12 +5,13 @@ import pytest
 import tensorflow as tf
 
 from kerobust.attacks import AttackConfig
-from kerobust.evaluation.probes import fit_heads
+from kerobust.evaluation.probes import fit_heads, whole_image
 from kerobust.evaluation.task_config import BenchmarkConfig
 from kerobust.evaluation.task_evaluator import TaskEvaluator
 from kerobust.evaluation.task_report import difference, summary
 from kerobust.evaluation.task_results import Probed, bootstrap
-from tests.evaluation.probes_test import DENSE, QUICK, encoder, scenes
+from kerobust.tasks import Segmentation
+from tests.evaluation.probes_test import DENSE, QUICK, encoder, scenes, wide
 
 THREAT = AttackConfig(epsilon=0.1)
 SHORT = BenchmarkConfig(steps=3, suite_steps=0, epsilons=(0.2,), batch_size=8, limit=20)
@@ -134,3 +135,15 @@ def test_suites_try_more_and_find_more(probed):
         worst, weak = (found["values"][x]["value"] for x in ("worst", "task"))
         assert (worst <= weak) if task.HIGHER else (worst >= weak)
     assert tf.reduce_all([norm <= 0.1 + 1e-6 for norm in results.norms.values()])
+
+
+@pytest.mark.slow
+def test_suites_whiten_tokens_of_windows_too():
+    split, task = wide(16, 24), Segmentation(2)
+    config = SHORT.replace(suite_steps=1, curve=False, limit=2)
+    predictor = fit_heads({"s": task}, encoder(), split, QUICK)["s"]
+    model = whole_image(predictor, split.image_shape, config)
+    results = TaskEvaluator(THREAT, config)({"s": Probed(task, model)}, split)
+
+    names = {job.attempt.name for job in results.jobs}
+    assert {"embed_mse", "embed_cosine", "embed_whitened"} <= names
