@@ -6,10 +6,11 @@ import subprocess
 import pytest
 
 from benchmarks import _pages
-from benchmarks.experiments import encoders, ensembles, results, running, tune
+from benchmarks.experiments import encoders, ensembles, results, running, tasks, tune
 from benchmarks.experiments.encoders import ENCODERS
 from benchmarks.experiments.ensembles import ENSEMBLES
 from benchmarks.experiments.tables import MAIN, TABLES
+from benchmarks.experiments.tasks import TASKS
 from kerobust import flags
 
 
@@ -71,7 +72,7 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path):
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_every_command_of_a_table_is_a_valid_one(command, tmp_path, monkeypatch, name):
     calls = command("true")
-    monkeypatch.setattr("benchmarks.experiments.tables.RUNS", tmp_path)
+    monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path)
 
     TABLES[name].run(seed=3, extra=["--data.dir=somewhere"])
 
@@ -87,7 +88,7 @@ def test_every_arm_of_encoders_is_taught_by_the_first(
     command, tmp_path, monkeypatch, name
 ):
     calls = command("true")
-    monkeypatch.setattr("benchmarks.experiments.encoders.RUNS", tmp_path)
+    monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path)
     table = ENCODERS[name]
 
     table.run(seed=3, extra=["--data.dir=somewhere"])
@@ -106,6 +107,49 @@ def test_every_arm_of_encoders_is_taught_by_the_first(
         assert first.run.workdir == second.run.workdir
         assert (first.deacl, first.fare) == (second.deacl, second.fare)
         assert first.pretrain == second.pretrain
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_arm_across_tasks_is_taught_by_the_first_and_all_are_compared(
+    command, tmp_path, monkeypatch, name
+):
+    calls = command("true")
+    monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path)
+    table = TASKS[name]
+
+    table.run(seed=3, extra=["--data.dir=somewhere"])
+
+    *trained, tested = [flags.parse(arguments[3:]).config for arguments in calls]
+    arms = list(table.arms)
+    assert [config.method for config in trained] == [arm.split("_")[0] for arm in arms]
+    teacher = str(table.workdir("dino", 3) / "encoder")
+    starts = [config.run.init_from for config in trained]
+    assert starts == [None] + [teacher] * (len(arms) - 1)
+    for config in trained[1:]:  # The radius of training is that of the attack.
+        assert getattr(config, config.method).epsilon == tested.attack.epsilon
+    assert tested.run.stages == ("benchmark",)
+    compared = [text.split("=")[0] for text in tested.benchmark.encoders]
+    assert compared == arms and tested.benchmark.seed == 3
+
+
+def test_tables_across_tasks_hold_values_and_gains_over_the_first():
+    def row(worst):
+        each = {"value": worst, "low": worst - 0.1, "high": worst + 0.1}
+        return {"metric": "accuracy", "values": dict.fromkeys(tasks._COLUMNS, each)}
+
+    first = row(0.25) | {
+        "against": {"multi": {"difference": -0.25, "low": -0.5, "high": 0.125}}
+    }
+    found = [{"encoders": {"dino": first, "multi": row(0.5)}}]
+
+    values = tasks._values(found).splitlines()
+    gains = tasks._against(found).splitlines()
+
+    assert "| multi | 50.0 [40.0, 60.0]" in values[3]
+    assert gains[2].split("|")[1:3] == [" multi ", " 25.0 [-12.5, 50.0] "]
+    assert "37.5 (25.0, 50.0)" in tasks._values(
+        [found[0], {"encoders": {"dino": row(0.5), "multi": row(0.5)}}]
+    )
 
 
 def test_tables_of_encoders_hold_means_of_the_seeds_and_differences_to_the_teacher():
@@ -134,7 +178,7 @@ def test_every_arm_of_ensembles_goes_on_from_the_one_it_names(
     command, tmp_path, monkeypatch, name
 ):
     calls = command("true")
-    monkeypatch.setattr("benchmarks.experiments.ensembles.RUNS", tmp_path)
+    monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path)
     table = ENSEMBLES[name]
 
     table.run(seed=3, extra=["--data.dir=somewhere"])

@@ -8,14 +8,13 @@ to the classifier, and with PGD through the whole network.
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.cells import accuracy, flags
-from benchmarks.experiments.running import RUNS, run, usage
+from benchmarks.experiments.running import Folders, run, usage
 from kerobust.config import format_number
 from kerobust.evaluation.metrics import paired_bootstrap
 
@@ -23,7 +22,7 @@ TEACHER = "dino"
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoders:
+class Encoders(Folders):
     """One table of encoders.
 
     Attributes:
@@ -37,18 +36,12 @@ class Encoders:
         beside: What a reader must know.
     """
 
-    name: str
-    title: str
     flagfile: str
     shared: tuple[str, ...]
     arms: dict[str, tuple[str, ...]]
     evaluation: tuple[str, ...]
     seeds: int
     beside: str
-
-    def workdir(self, arm: str, seed: int) -> pathlib.Path:
-        """Returns the run folder of one arm of one seed."""
-        return RUNS / self.name / f"seed-{seed}" / arm
 
     def run(self, seed: int, extra: list[str]) -> None:
         """Trains and evaluates what one seed lacks."""

@@ -12,14 +12,14 @@ from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.cells import accuracy, flags, spread
-from benchmarks.experiments.running import RUNS, run, usage
+from benchmarks.experiments.running import Folders, run, usage
 from kerobust.models.bundle import read_info
 
 _SURROGATE = 1000  # Seed; no table has it.
 
 
 @dataclasses.dataclass(frozen=True)
-class Ensembles:
+class Ensembles(Folders):
     """One table of ensembles.
 
     Attributes:
@@ -32,22 +32,16 @@ class Ensembles:
         beside: What a reader must know.
     """
 
-    name: str
-    title: str
     flagfile: str
     arms: dict[str, tuple[str | None, tuple[str, ...]]]
     evaluations: dict[str, tuple[str, ...]]
     seeds: int
     beside: str
 
-    def workdir(self, arm: str, seed: int) -> pathlib.Path:
-        """Returns the run folder of one arm of one seed."""
-        return RUNS / self.name / f"seed-{seed}" / arm
-
     @property
     def surrogate(self) -> pathlib.Path:
         """The run folder of an ensemble like the first arm, of a seed of its own."""
-        return RUNS / self.name / "surrogate"
+        return self.folder / "surrogate"
 
     def run(self, seed: int, extra: list[str]) -> None:
         """Trains and evaluates what one seed lacks."""

@@ -1,5 +1,6 @@
 """Runs one arm of an experiment through the command line that users type."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,6 +12,28 @@ from benchmarks._pages import ROOT
 
 RUNS = ROOT / "runs" / "experiments"
 _USAGE = "usage.jsonl"  # One line per start of the command.
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """Base of tables: where their runs lie.
+
+    Attributes:
+        name: Of the run folders.
+        title: Of the section in docs/results.md.
+    """
+
+    name: str
+    title: str
+
+    def workdir(self, arm: str, seed: int) -> pathlib.Path:
+        """Returns the run folder of one arm of one seed."""
+        return self.folder / f"seed-{seed}" / arm
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The folder of all runs."""
+        return RUNS / self.name
 
 
 def run(workdir: pathlib.Path, flagfile: str, stages: str, *flags: str) -> pathlib.Path:

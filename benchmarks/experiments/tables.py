@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from benchmarks.experiments.running import RUNS, run
+from benchmarks.experiments.running import Folders, run
 
 MAIN = "mimir"
 _PRETRAININGS = {
@@ -17,7 +17,7 @@ _PRETRAININGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Table(Folders):
     """One table: every pretraining and every baseline, for some seeds.
 
     Attributes:
@@ -31,18 +31,12 @@ class Table:
         beside: What others report, and what a reader must know.
     """
 
-    name: str
-    title: str
     flagfile: str
     arms: tuple[str, ...]
     seeds: int
     labels_follow_seed: bool
     probe_labels: int
     beside: str
-
-    def workdir(self, arm: str, seed: int) -> pathlib.Path:
-        """Returns the run folder of one pretraining of one seed."""
-        return RUNS / self.name / f"seed-{seed}" / arm
 
     def workdirs(self, seeds: range) -> list[pathlib.Path]:
         """Returns all run folders."""

@@ -7,13 +7,12 @@ attacks them side by side.
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
-from benchmarks.experiments.running import RUNS, run, usage
+from benchmarks.experiments.running import Folders, run, usage
 
 TEACHER = "dino"
 _COLUMNS = ("clean", "embed", "task", "output_suite", "embedding_suite", "worst")
@@ -21,7 +20,7 @@ _FACTOR = {"accuracy": 100, "mean_iou": 100, "rmse": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks:
+class Tasks(Folders):
     """One table of encoders across tasks.
 
     Attributes:
@@ -35,18 +34,12 @@ class Tasks:
         beside: What a reader must know.
     """
 
-    name: str
-    title: str
     flagfile: str
     benchmark: str
     shared: tuple[str, ...]
     arms: dict[str, tuple[str, ...]]
     seeds: int
     beside: str
-
-    def workdir(self, arm: str, seed: int) -> pathlib.Path:
-        """Returns the run folder of one arm of one seed."""
-        return RUNS / self.name / f"seed-{seed}" / arm
 
     def run(self, seed: int, extra: list[str]) -> None:
         """Trains and evaluates what one seed lacks."""

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from kerobust.config import UserError
-from kerobust.distribute import strategy
 from kerobust.models import (
     Classifier,
     ClassifierHead,
@@ -19,6 +18,7 @@ from kerobust.models import (
 )
 from kerobust.models.keras_cv_encoder import BACKBONES
 from tests.models.bundle_test import forget_digests
+from tests.models.replicas import assert_trained_as_on_one
 
 IMAGES = np.random.default_rng(0).uniform(size=[3, 16, 32, 3]).astype(np.float32)
 RESNET = {
@@ -284,29 +284,7 @@ def test_half_precision_tokens_are_float32_and_close(policy, name):
     ],
 )
 def test_two_replicas_train_as_one_device_does(name):
-    # Plain batch norm would use, and record, the statistics of half the batch.
-    devices, images = strategy(2), IMAGES[:2]
-    with devices.scope():
-        encoder = make(name)
-    single = make(name)
-    single.set_weights(encoder.get_weights())
-    halves = devices.experimental_distribute_values_from_function(
-        lambda context: tf.constant(
-            np.split(images, 2)[context.replica_id_in_sync_group]
-        )
-    )
-
-    @tf.function
-    def run(images):
-        return devices.run(lambda part: encoder(part, training=True).cls, (images,))
-
-    found = tf.concat(devices.experimental_local_results(run(halves)), axis=0)
-
-    expected = single(images, training=True).cls
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
-    for ours, theirs in zip(encoder.weights, single.weights, strict=True):
-        for part in devices.experimental_local_results(ours):
-            np.testing.assert_allclose(part, theirs, rtol=1e-3, atol=1e-3)
+    assert_trained_as_on_one(lambda: make(name), IMAGES[:2], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from kerobust.config import UserError
 from kerobust.distribute import strategy
 from kerobust.models import Classifier, ClassifierHead, load_bundle, save_bundle
 from kerobust.models.resnet import ResidualBlock, ResNet
+from tests.models.replicas import assert_trained_as_on_one
 
 IMAGES = np.random.default_rng(0).uniform(size=[4, 8, 8, 3]).astype(np.float32)
 
@@ -202,29 +203,7 @@ def test_half_precision_tokens_are_float32_and_close(policy):
 
 
 def test_two_replicas_train_as_one_device_does():
-    # Plain batch norm would use, and record, the statistics of half the batch.
-    devices = strategy(2)
-    with devices.scope():
-        encoder = ResNet(8)
-    single = ResNet(8)
-    single.set_weights(encoder.get_weights())
-    halves = devices.experimental_distribute_values_from_function(
-        lambda context: tf.constant(
-            np.split(IMAGES, 2)[context.replica_id_in_sync_group]
-        )
-    )
-
-    @tf.function
-    def run(images):
-        return devices.run(lambda part: encoder(part, training=True).cls, (images,))
-
-    found = tf.concat(devices.experimental_local_results(run(halves)), axis=0)
-
-    expected = single(IMAGES, training=True).cls
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(encoder.weights, single.weights, strict=True):
-        for part in devices.experimental_local_results(ours):
-            np.testing.assert_allclose(part, theirs, rtol=1e-4, atol=1e-5)
+    assert_trained_as_on_one(lambda: ResNet(8), IMAGES, rtol=1e-4, atol=1e-5)
 
 
 def test_layer_groups_go_from_input_to_output():
