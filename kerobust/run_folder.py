@@ -19,7 +19,7 @@ _PACKAGES = ("kerobust", "tensorflow", "keras", "numpy", "tensorflow-datasets")
 # Settings that may change between two starts in one folder: they do not change what
 # has been trained. Evaluation keeps its own record of what it evaluated.
 _FREE = (
-    *("evaluate.", "represent.", "diversity.", "run."),
+    *("evaluate.", "represent.", "diversity.", "benchmark.", "run."),
     *("perturb.", "validate.", "push."),
     *("pretrain.robust_every", "start.robust_every"),
     *("data.dir", "data.download", "data.memory_gigabytes"),
@@ -53,9 +53,18 @@ def claim(config: ExperimentConfig, digest: str) -> pathlib.Path:
 
 
 def identity(config: ExperimentConfig, digest: str) -> str:
-    """Returns a digest of all settings that decide what is trained, and of the data."""
-    bound = {name: text for name, text in config.to_flags().items() if _is_bound(name)}
-    text = json.dumps({**bound, "data.digest": digest}, sort_keys=True)
+    """Returns a digest of all settings that decide what is trained, and of the data.
+
+    Settings at their defaults are left out: a version that has more of them continues
+    what an older one began. `claim` sees where a default has changed.
+    """
+    usual = _defaults()
+    chosen = {
+        name: text
+        for name, text in config.to_flags().items()
+        if _is_bound(name) and text != usual[name]
+    }
+    text = json.dumps({**chosen, "data.digest": digest}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -79,12 +88,13 @@ def _require_same(folder: pathlib.Path, flags: dict[str, str]) -> None:
     if not (folder / "config.flags").is_file() or not path.is_file():
         return
     lines = (folder / "config.flags").read_text().splitlines()
-    before = dict(line[2:].split("=", 1) for line in lines if line.startswith("--"))
+    there = dict(line[2:].split("=", 1) for line in lines if line.startswith("--"))
+    before = {**_defaults(), **there}  # Settings younger than the folder.
     before["data.digest"] = json.loads(path.read_text())["data_digest"]
     changed = [
-        f"--{name}={value} (there: {before.get(name, 'absent')})"
+        f"--{name}={value} (there: {before[name]})"
         for name, value in flags.items()
-        if _is_bound(name) and before.get(name) != value
+        if _is_bound(name) and before[name] != value
     ]
     if changed:
         raise UserError(
@@ -92,6 +102,10 @@ def _require_same(folder: pathlib.Path, flags: dict[str, str]) -> None:
             f"Received: workdir={folder} with {', '.join(changed[:5])}. Choose another "
             "folder, or give the settings in its config.flags."
         )
+
+
+def _defaults() -> dict[str, str]:
+    return ExperimentConfig().to_flags()
 
 
 def _is_bound(name: str) -> bool:
