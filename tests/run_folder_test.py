@@ -12,7 +12,7 @@ DATA = "0" * 64
 
 
 def config_in(folder, **changes):
-    """Returns an experiment in `folder` with sections replaced, SECTION={NAME: VALUE}."""
+    """Returns an experiment in `folder`; changes are SECTION={NAME: VALUE}."""
     run = {"workdir": str(folder), **changes.pop("run", {})}
     whole = ExperimentConfig()
     parts = {

@@ -47,6 +47,10 @@ class BenchmarkConfig(Config):
         (), "Radii of the curve; empty = 1/4, 1/2 and 2 times epsilon.", low=0
     )
     whitened: bool = setting(True, "Whether the suites attack whitened tokens as well.")
+    diagnose: bool = setting(
+        True,
+        "Whether signs of masked gradients are looked for, on 64 of the images.",
+    )
     limit: int | None = setting(
         None,
         "Attack this many of the test images, evenly spread; clean metrics are of all.",

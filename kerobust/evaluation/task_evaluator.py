@@ -18,6 +18,7 @@ from kerobust.batch_state import BatchState, array_digest, weights_digest
 from kerobust.data import Split, evaluation_batches
 from kerobust.distribute import workers
 from kerobust.evaluation.task_config import BenchmarkConfig
+from kerobust.evaluation.task_findings import diagnosed
 from kerobust.evaluation.task_results import Job, Probed, TaskResults
 from kerobust.progress import Clock
 from kerobust.randomness import example_keys
@@ -89,7 +90,18 @@ class TaskEvaluator:
             },
             seconds={k: sum(float(p["seconds"]) for p in v) for k, v in found.items()},
             pictures=self._pictures(probed, first, found),
+            diagnosis=self._diagnosis(probed, first, say),
         )
+
+    def _diagnosis(self, probed, batch, say) -> dict[str, list]:
+        if not self.config.diagnose:
+            return {}
+        say(f"diagnosis: {', '.join(probed)}")
+        shown, seed = _valid(batch), self.config.seed
+        return {
+            name: diagnosed(each, shown, self.threat, seed)
+            for name, each in probed.items()
+        }
 
     def _run(self, probed, split: Split, jobs, state, say, targets) -> dict[str, list]:
         size, own = self.config.batch_size, workers()

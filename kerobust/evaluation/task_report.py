@@ -7,9 +7,11 @@ import pathlib
 import numpy as np
 from tabulate import tabulate
 
+from kerobust.attacks.masking.findings import worst_first
 from kerobust.batch_state import write_atomically
 from kerobust.evaluation import page, plots
 from kerobust.evaluation.parts import Section
+from kerobust.evaluation.task_findings import contradictions
 from kerobust.evaluation.task_results import TaskResults, bootstrap
 from kerobust.tasks.base import EMBED, TASK
 
@@ -57,6 +59,12 @@ def summary(results: TaskResults, task: str) -> dict:
             }
             for job in own
         },
+        "findings": [
+            finding.to_dict()
+            for finding in worst_first(
+                [*results.diagnosis.get(task, ()), *contradictions(results, task)]
+            )
+        ],
         "curves": {name: _curve(results, task, name) for name in (EMBED, TASK)},
         "carried over": {
             name: {
@@ -217,6 +225,10 @@ def _remarks(part: dict, metric: str) -> list[str]:
             f"RMSE of {rmse:.3f} m: beyond it nothing is left to lose."
         )
     for name, row in part["encoders"].items():
+        found += [
+            f"{name}: {finding['severity']}, {finding['code']}: {finding['advice']}"
+            for finding in row["findings"]
+        ]
         if "against" in row:
             for other, each in row["against"].items():
                 gap = _text(metric, {"value": each["difference"], **each})

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerobust.attacks import Finding
 from kerobust.attacks.attempts import Attempt
 from kerobust.tasks import Task
 
@@ -53,6 +54,7 @@ class TaskResults:
         seconds: Job's key -> wall time.
         pictures: Task -> {"images", "attacked", "targets", "clean", "adversarial"} of
             the benchmark's attack on its output.
+        diagnosis: Task -> what `diagnose` found, for tasks that were diagnosed.
     """
 
     tasks: dict[str, Task]
@@ -64,6 +66,7 @@ class TaskResults:
     norms: dict[str, float]
     seconds: dict[str, float]
     pictures: dict[str, dict]
+    diagnosis: dict[str, list[Finding]] = dataclasses.field(default_factory=dict)
 
     def under(self, task: str, attack: str, judge: str | None = None, epsilon=None):
         """Returns the records of one attack, [N, ...].
@@ -77,17 +80,21 @@ class TaskResults:
         epsilon = self.epsilon if epsilon is None else epsilon
         return self.records[f"{task}.{attack}@{epsilon!r}"][judge or task]
 
-    def worst(self, task: str, only: Callable[[str], bool] = lambda name: True):
-        """Returns the worst case over all attacks at the radius of the threat.
+    def worst(self, task: str, only: Callable[[str], bool] | None = None):
+        """Returns the worst case over attacks within the radius of the threat.
 
         Args:
-            task: Whom they attack.
-            only: Which attacks count, by name.
+            task: Who is asked.
+            only: Which attacks on this task count, by name, at that radius; None = all
+                perturbations in the ball, whatever task they were made for.
         """
         tried = [self.clean[task]]
         for job in self.jobs:
-            meant = (job.task, job.epsilon) == (task, self.epsilon)
-            if meant and only(job.attempt.name):
+            meant = job.epsilon <= self.epsilon
+            if only is not None:
+                meant = (job.task, job.epsilon) == (task, self.epsilon)
+                meant = meant and only(job.attempt.name)
+            if meant:
                 tried.append(self.records[job.key][task])
         return self.tasks[task].worst(tried)
 

@@ -103,6 +103,19 @@ class Task:
         """Returns what can be shown: classes, or depths."""
         return tf.argmax(outputs, axis=-1, output_type=tf.int32)
 
+    def as_classifier(self, model, images, targets) -> tuple | None:
+        """Returns what `diagnose` takes in place of a model, None if nothing does.
+
+        Args:
+            model: What the attacks of this task are made on.
+            images: float32 [B, H, W, C].
+            targets: What is right, see `TARGET`.
+
+        Returns:
+            A classifier, images for it, and labels int.
+        """
+        return None
+
     def attempts(self, effort: Effort) -> dict[str, Attempt]:
         """Returns every attack on this task by name, the two of the benchmark first."""
         found = [self.embed(effort), self.attack(effort)]

@@ -59,6 +59,9 @@ class Classification(Task):
     def worst(self, tried):
         return np.min(tried, axis=0)
 
+    def as_classifier(self, model, images, targets):
+        return model, images, targets
+
     def suite(self, effort: Effort) -> list[Attempt]:
         """Returns Auto-PGD on cross-entropy, margin and, from 3 classes, DLR."""
         kinds = {"apgd_ce": CrossEntropy, "apgd_margin": LogitMargin}

@@ -5,15 +5,16 @@ import numpy as np
 from kerobust.config import UserError
 
 
-class Confusion:
-    """Pixels by label and prediction, counted over a whole data set.
+class ClassCounts:
+    """Pixels of every class, counted over a whole data set.
 
     Args:
         num_classes: K.
         void: Class that means "nothing in particular": pixels with this label do not
             count, and it has no part in means; predicting it elsewhere is an error.
             None = an ordinary class.
-        counts: int64 [K, K], pixels by label (row) and prediction (column); None = 0.
+        sums: int64 [3, K], pixels that are right, that have the label, and that are
+            predicted to be of each class; None = 0.
 
     Differences:
         The cross-task benchmark's code has void=0 everywhere, so its VOC numbers leave
@@ -21,10 +22,9 @@ class Confusion:
         accuracy" divides by predicted pixels: here `mean_precision`.
     """
 
-    def __init__(self, num_classes: int, void: int | None = None, counts=None):
+    def __init__(self, num_classes: int, void: int | None = None, sums=None):
         self.num_classes, self.void = num_classes, void
-        shape = [num_classes, num_classes]
-        self.counts = np.zeros(shape, np.int64) if counts is None else counts
+        self.sums = np.zeros([3, num_classes], np.int64) if sums is None else sums
 
     def update(self, labels, predictions) -> None:
         """Counts the pixels of an image or of a batch.
@@ -51,14 +51,13 @@ class Confusion:
                 f"where there is no label. Received: label {wrong[0]} on {wrong.size} "
                 "pixels. Raise the number of classes, or write -1 for that label."
             )
-        cells = labels.astype(np.int64) * self.num_classes + predictions
-        found = np.bincount(cells, minlength=self.num_classes**2)
-        self.counts += found.reshape(self.counts.shape)
+        parts = (labels[labels == predictions], labels, predictions)
+        self.sums += [np.bincount(part, minlength=self.num_classes) for part in parts]
 
     @property
     def intersection_over_union(self) -> np.ndarray:
         """float64 [K]; NaN for `void` and for what is neither there nor predicted."""
-        return ious(self.counts[np.newaxis], self.void)[0]
+        return ious(self.sums[np.newaxis], self.void)[0]
 
     @property
     def mean_iou(self) -> float:
@@ -68,39 +67,39 @@ class Confusion:
     @property
     def pixel_accuracy(self) -> float:
         """Share of the pixels that are right."""
-        return float(np.diag(self.counts).sum() / max(self.counts.sum(), 1))
+        right, labelled, _ = self.sums
+        return float(right.sum() / max(labelled.sum(), 1))
 
     @property
     def mean_recall(self) -> float:
         """Mean over classes of the share of their pixels that is found."""
-        return _mean(self._shares(np.diag(self.counts), self.counts.sum(1)))
+        right, labelled, _ = self.sums
+        return _mean(_shares(right, labelled, self.void))
 
     @property
     def mean_precision(self) -> float:
         """Mean over classes of the share of what is predicted that is right."""
-        return _mean(self._shares(np.diag(self.counts), self.counts.sum(0)))
-
-    def _shares(self, right: np.ndarray, total: np.ndarray) -> np.ndarray:
-        shares = np.full(self.num_classes, np.nan)
-        np.divide(right, total, out=shares, where=total > 0)
-        if self.void is not None:
-            shares[self.void] = np.nan
-        return shares
+        right, _, predicted = self.sums
+        return _mean(_shares(right, predicted, self.void))
 
 
-def ious(counts: np.ndarray, void: int | None = None) -> np.ndarray:
+def ious(sums: np.ndarray, void: int | None = None) -> np.ndarray:
     """Returns the intersection over union of classes, float64 [R, K].
 
     Args:
-        counts: [R, K, K], see `Confusion`.
-        void: See `Confusion`; its column is NaN, as are those of absent classes.
+        sums: [R, 3, K], see `ClassCounts`.
+        void: See `ClassCounts`; its column is NaN, as are those of absent classes.
     """
-    right = np.diagonal(counts, axis1=1, axis2=2)
-    union = counts.sum(axis=1) + counts.sum(axis=2) - right
-    shares = np.full(union.shape, np.nan)
-    np.divide(right, union, out=shares, where=union > 0)
+    right, labelled, predicted = np.moveaxis(sums, 1, 0)
+    return _shares(right, labelled + predicted - right, void)
+
+
+def _shares(right: np.ndarray, total: np.ndarray, void: int | None) -> np.ndarray:
+    """Returns right / total of classes, [..., K]; NaN for `void` and for none of 0."""
+    shares = np.full(total.shape, np.nan)
+    np.divide(right, total, out=shares, where=total > 0)
     if void is not None:
-        shares[:, void] = np.nan
+        shares[..., void] = np.nan
     return shares
 
 

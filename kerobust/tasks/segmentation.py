@@ -1,4 +1,4 @@
-"""Semantic segmentation: head, loss, attacks, confusion counts."""
+"""Semantic segmentation: head, loss, attacks, counts of pixels."""
 
 import functools
 
@@ -12,8 +12,9 @@ from kerobust.attacks.dense_losses import JensenShannon, MaskedCrossEntropy
 from kerobust.config import UserError
 from kerobust.losses.pixels import pixel_cross_entropy
 from kerobust.models.dense_heads import DensePredictor, SegmentationHead
+from kerobust.models.sliding import Windowed
 from kerobust.tasks.base import Effort, Task, climbing
-from kerobust.tasks.counts import Confusion, ious
+from kerobust.tasks.counts import ClassCounts, ious
 
 _ROUNDS = 20  # More than a greedy search over images ever needs.
 
@@ -23,7 +24,7 @@ class Segmentation(Task):
 
     Args:
         num_classes: Number of classes, at least 2.
-        void: Class that does not count, see `Confusion`: the convention of the
+        void: Class that does not count, see `ClassCounts`: the convention of the
             cross-task benchmark's code is 0, the usual one None.
     """
 
@@ -59,17 +60,17 @@ class Segmentation(Task):
             )
 
     def records(self, outputs, targets):
-        """Returns int64 [B, K, K], pixels by label and prediction."""
+        """Returns int64 [B, 3, K], see `ClassCounts`."""
         found = []
         predictions = self.predictions(outputs).numpy()
         for labels, prediction in zip(np.asarray(targets), predictions, strict=True):
-            image = Confusion(self.num_classes, self.void)
+            image = ClassCounts(self.num_classes, self.void)
             image.update(labels, prediction)
-            found.append(image.counts)
+            found.append(image.sums)
         return np.stack(found)
 
     def metrics(self, total):
-        counts = Confusion(self.num_classes, self.void, total)
+        counts = ClassCounts(self.num_classes, self.void, total)
         return {
             "mean_iou": counts.mean_iou,
             "pixel_accuracy": counts.pixel_accuracy,
@@ -109,6 +110,21 @@ class Segmentation(Task):
                 break
         return records[chosen, np.arange(len(chosen))]
 
+    def as_classifier(self, model, images, targets):
+        """Returns the model at the middle pixel, of the middle window if it has some.
+
+        Images without a label there are left out.
+        """
+        if isinstance(model, Windowed):
+            images, targets = (
+                _middle(model.windows(tf.constant(each))) for each in (images, targets)
+            )
+            model = model.predictor
+        row, column = (size // 2 for size in images.shape[1:3])
+        labels = np.asarray(targets)[:, row, column]
+        known = (labels >= 0) & (labels != self.void)
+        return _AtPixel(model, row, column), np.asarray(images)[known], labels[known]
+
     def suite(self, effort: Effort) -> list[Attempt]:
         """Returns Auto-PGD on masked, balanced masked cross-entropy and Jensen-Shannon.
 
@@ -119,3 +135,18 @@ class Segmentation(Task):
         kinds = {"masked": MaskedCrossEntropy, "balanced": balanced}
         kinds["jensen_shannon"] = JensenShannon
         return [climbing(name, kind, effort) for name, kind in kinds.items()]
+
+
+class _AtPixel(tf.keras.Model):
+    """The logits of a segmentation at one pixel, [B, K]."""
+
+    def __init__(self, model, row: int, column: int):
+        super().__init__()
+        self._model, self._row, self._column = model, row, column
+
+    def call(self, images, training=None):
+        return self._model(images, training=training)[:, self._row, self._column]
+
+
+def _middle(windows: list[tf.Tensor]) -> tf.Tensor:
+    return windows[len(windows) // 2]

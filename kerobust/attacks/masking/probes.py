@@ -114,7 +114,8 @@ class Probe:
         types = {getattr(layer, "compute_dtype", None) for layer in self._layers()}
         if types & {half.name for half in _HALVES}:
             return True
-        rounded = (logits.astype(half.as_numpy_dtype) for half in _HALVES)
+        with np.errstate(over="ignore"):  # What is too large to hold differs, too.
+            rounded = [logits.astype(half.as_numpy_dtype) for half in _HALVES]
         return any((each.astype(np.float32) == logits).all() for each in rounded)
 
     def robust(self, images) -> np.ndarray:

@@ -177,6 +177,7 @@ def test_half_precision_is_seen_in_logits_and_in_layers(kind):
 
     assert probe.in_half_precision(rounded)
     assert not probe.in_half_precision(exact)
+    assert not probe.in_half_precision(1e6 * exact)  # More than float16 can hold.
     assert Probe(layer, images, labels, "linf", 0).in_half_precision(exact)
 
 
