@@ -2,8 +2,8 @@
 
 Nothing is stored or downloaded: an image is a function of the seed and its number.
 The label is the shape of the solid in front; up to three others stand behind it.
-Masks tell wall, floor and the shapes apart. Colours and patterns say nothing about
-shapes, so that only form and shade do.
+Masks tell wall, floor and the shapes apart. Three of four solids wear a pattern that is
+usual for their shape, as things do; the rest, and all colours, say nothing about it.
 """
 
 import hashlib
@@ -21,7 +21,13 @@ from kerobust.randomness import example_keys, uniform
 
 TRAIN, VALIDATION, TEST = 4000, 500, 1000
 NEAREST, FARTHEST = 1.0, 10.0  # Metres; all depths lie between them.
-_SIZE, _SOLIDS, _VERSION = 64, 4, 1
+_SIZE, _SOLIDS, _VERSION = 64, 4, 2
+_USUAL, _CALM = 0.75, 0.35  # Chance of the usual pattern; contrast of floor and wall.
+# Pattern and its frequencies that are usual for each of `SOLIDS`.
+_MATERIALS = (
+    *((1, 4.0, 6.0), (1, 10.0, 14.0), (2, 4.0, 6.0)),
+    *((2, 10.0, 14.0), (3, 5.0, 9.0), (0, 4.0, 14.0)),
+)
 _DRAWS = 128  # More than a room needs.
 _LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
 _CHUNK = 32  # Images rendered at once: larger blocks do not stay in a CPU's cache.
@@ -140,7 +146,15 @@ def draw_rooms(keys: tf.Tensor) -> Room:
         axis=1,
     )
     kind, centre, half = _placed(draw, wall)
+    yaw = draw([_SOLIDS], 0.0, 2 * math.pi)
     surfaces = [_SOLIDS + 2]
+    colours = draw([*surfaces, 2, 3], 0.1, 1.0)
+    pattern, frequency = _worn(draw, kind)
+    phase = draw([*surfaces, 3], 0.0, 2 * math.pi)
+    # Floor and wall are calmer than what stands between them.
+    calm = tf.constant([1.0] * _SOLIDS + [_CALM] * 2)[:, tf.newaxis]
+    first, second = tf.unstack(colours, axis=2)
+    colours = tf.stack([first, first + calm * (second - first)], axis=2)
     return Room(
         eye,
         pitch,
@@ -149,11 +163,11 @@ def draw_rooms(keys: tf.Tensor) -> Room:
         kind,
         centre,
         half,
-        draw([_SOLIDS], 0.0, 2 * math.pi),
-        draw([*surfaces, 2, 3], 0.1, 1.0),
-        tf.cast(draw(surfaces, 0.0, 4.0), tf.int32),
-        draw(surfaces, 4.0, 14.0),
-        draw([*surfaces, 3], 0.0, 2 * math.pi),
+        yaw,
+        colours,
+        pattern,
+        frequency,
+        phase,
     )
 
 
@@ -167,6 +181,26 @@ class _Draws:
         count = math.prod(shape)
         drawn, self._rest = tf.split(self._rest, [count, -1], axis=1)
         return low + (high - low) * tf.reshape(drawn, [-1, *shape])
+
+
+def _worn(draw: _Draws, kind: tf.Tensor):
+    """Returns patterns int32 and frequencies float32 of all surfaces, [B, K + 2].
+
+    Most solids wear what is usual for their shape, the others and the room anything.
+    """
+    surfaces = _SOLIDS + 2
+    any_pattern = tf.cast(draw([surfaces], 0.0, 4.0), tf.int32)
+    any_frequency, within = draw([surfaces], 4.0, 14.0), draw([surfaces], 0.0, 1.0)
+    usual = tf.pad(draw([_SOLIDS], 0.0, 1.0) < _USUAL, [[0, 0], [0, 2]])
+    shape = tf.pad(tf.maximum(kind, 0), [[0, 0], [0, 2]])
+    pattern, low, high = (
+        tf.gather(tf.constant(each), shape) for each in zip(*_MATERIALS, strict=True)
+    )
+    frequency = low + (high - low) * within
+    return (
+        tf.where(usual, pattern, any_pattern),
+        tf.where(usual, frequency, any_frequency),
+    )
 
 
 def _placed(draw: _Draws, wall: tf.Tensor):

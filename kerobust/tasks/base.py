@@ -43,18 +43,18 @@ class Task:
         TARGET: Entry of a batch that holds what is right, see `evaluation_batches`.
         MAIN: The metric that attacks are judged by.
         HIGHER: Whether larger values of `MAIN` are better.
-        PART: Tokens that the benchmark's attack on the embedding moves.
         ATTACK: Class of the benchmark's attack on the output.
         OBJECTIVE: What it climbs.
+        part: Tokens that the benchmark's attack on the embedding moves.
     """
 
     NAME: ClassVar[str]
     TARGET: ClassVar[str]
     MAIN: ClassVar[str]
     HIGHER: ClassVar[bool] = True
-    PART: ClassVar[str] = "patches"
     ATTACK: ClassVar[type[PGD]] = PGD
     OBJECTIVE: ClassVar[type[Objective]]
+    part: str = "patches"
 
     def predictor(self, encoder: tf.keras.Model) -> tf.keras.Model:
         """Returns the encoder with a new head."""
@@ -126,7 +126,7 @@ class Task:
     def embed(self, effort: Effort) -> Attempt:
         """Returns the benchmark's attack on the tokens that the head reads most."""
         attack = EmbedAttack(effort.epsilon, norm=effort.norm, steps=effort.steps)
-        return Attempt(EMBED, attack, _on_tokens(self.PART), cost=3 * effort.steps)
+        return Attempt(EMBED, attack, _on_tokens(self.part), cost=3 * effort.steps)
 
     def attack(self, effort: Effort) -> Attempt:
         """Returns the benchmark's attack on the output of this task."""

@@ -8,6 +8,8 @@ from kerobust.attacks.attempts import Attempt
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.tasks.base import Effort, Task, climbing
 
+_READ = {"cls": "cls", "last4_cls": "cls", "mean": "patches", "cls_mean": "both"}
+
 
 class Classification(Task):
     """One label per image.
@@ -19,7 +21,7 @@ class Classification(Task):
         pooling: What the head reads, see `ClassifierHead`.
     """
 
-    NAME, TARGET, MAIN, PART = "classification", "labels", "accuracy", "cls"
+    NAME, TARGET, MAIN = "classification", "labels", "accuracy"
     OBJECTIVE = CrossEntropy
 
     def __init__(
@@ -28,6 +30,7 @@ class Classification(Task):
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.pooling = pooling
+        self.part = _READ[pooling]
 
     def predictor(self, encoder):
         head = ClassifierHead(self.num_classes, pooling=self.pooling, norm=False)

@@ -165,6 +165,20 @@ def test_shapes_are_as_frequent_as_each_other_and_size_is_a_setting():
     assert source.digest != load(DataConfig(name="scenes", image_size=32)).digest
 
 
+def test_three_of_four_solids_wear_what_is_usual_for_their_shape():
+    room = draw_rooms(example_keys(0, 0, tf.range(2000)))
+    kind, pattern = room.kind.numpy(), room.pattern.numpy()
+
+    for number, usual in enumerate([1, 1, 2, 2, 3, 0]):
+        share = np.mean(pattern[:, :4][kind == number] == usual)
+        assert share == pytest.approx(0.75 + 0.25 / 4, abs=0.05)
+    free = np.bincount(pattern[:, 4:].ravel()) / 4000
+    np.testing.assert_allclose(free, 0.25, atol=0.04)
+    first, second = np.moveaxis(room.colours.numpy(), 2, 0)
+    contrast = np.abs(first - second).max(axis=(0, 2))
+    assert contrast[:4].min() > 0.7 and contrast[4:].max() < 0.35
+
+
 @pytest.mark.parametrize("name", ["scenes:-1", "scenes:x", "scenes:1.5"])
 def test_a_seed_that_is_no_whole_number_is_refused(name):
     with pytest.raises(UserError, match="must be scenes or scenes:SEED"):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from kerobust.attacks.attempts import attempt_keys, check_inside
 from kerobust.config import UserError
 from kerobust.models import VisionTransformer
+from kerobust.models.heads import POOLINGS
 from kerobust.randomness import example_keys
 from kerobust.tasks import TASKS, Classification, Depth, Effort, Segmentation
 
@@ -37,6 +38,17 @@ def test_every_task_is_made_here():
     assert set(MADE) == set(TASKS)
     assert {name: type(task) for name, task in MADE.items()} == dict(TASKS)
     assert all(name == task.NAME for name, task in MADE.items())
+
+
+def test_the_attack_on_the_embedding_moves_what_the_classifier_reads(predictors):
+    model, effort = predictors["classification"], Effort(0.1)
+    parts = {
+        pooling: Classification(4, pooling=pooling).embed(effort).objective(model).part
+        for pooling in POOLINGS
+    }
+
+    assert parts["cls"] == parts["last4_cls"] == "cls"
+    assert (parts["mean"], parts["cls_mean"]) == ("patches", "both")
 
 
 @pytest.mark.parametrize("name", MADE)
