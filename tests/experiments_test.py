@@ -10,7 +10,7 @@ from benchmarks.experiments import encoders, ensembles, results, running, tasks,
 from benchmarks.experiments.encoders import ENCODERS
 from benchmarks.experiments.ensembles import ENSEMBLES
 from benchmarks.experiments.tables import MAIN, TABLES
-from benchmarks.experiments.tasks import TASKS
+from benchmarks.experiments.tasks import ELSEWHERE, TASKS
 from kerobust import flags
 
 
@@ -130,6 +130,36 @@ def test_every_arm_across_tasks_is_taught_by_the_first_and_all_are_compared(
     assert tested.run.stages == ("benchmark",)
     compared = [text.split("=")[0] for text in tested.benchmark.encoders]
     assert compared == arms and tested.benchmark.seed == 3
+
+
+@pytest.mark.parametrize("name", sorted(ELSEWHERE))
+def test_encoders_of_another_table_are_compared_elsewhere(
+    command, tmp_path, monkeypatch, name
+):
+    calls = command("true")
+    monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path)
+    table = ELSEWHERE[name]
+    with pytest.raises(FileNotFoundError, match=f"experiments {table.of}` before"):
+        table.run(seed=3, extra=[])
+
+    for arm in table.arms:
+        TASKS[table.of].encoder(arm, 3).mkdir(parents=True)
+    table.run(seed=3, extra=["--data.name=masks:somewhere"])
+
+    (config,) = [flags.parse(call[3:]).config for call in calls]
+    named = [text.split("=") for text in config.benchmark.encoders]
+    assert named == [[a, str(TASKS[table.of].encoder(a, 3))] for a in table.arms]
+    assert config.data.name == "masks:somewhere" and config.benchmark.seed == 3
+    assert table.of in config.benchmark.encoders[0]
+
+
+def test_tables_across_tasks_name_signs_of_masked_gradients():
+    sign = {"code": "zero-gradients", "severity": "error", "value": 0.25}
+    encoder = {"findings": [sign]}
+    assert tasks._signs([{"encoders": {"a": encoder}}]) == (
+        "Signs of masked gradients: a (error): zero-gradients 0.25."
+    )
+    assert tasks._signs([{"encoders": {"a": {"findings": []}}}]).endswith(": none.")
 
 
 def test_tables_across_tasks_hold_values_and_gains_over_the_first():

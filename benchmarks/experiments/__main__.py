@@ -11,7 +11,7 @@ from benchmarks import _measure
 from benchmarks.experiments.encoders import ENCODERS
 from benchmarks.experiments.ensembles import ENSEMBLES
 from benchmarks.experiments.tables import TABLES
-from benchmarks.experiments.tasks import TASKS
+from benchmarks.experiments.tasks import ELSEWHERE, TASKS
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="how many, from 0; default: as shown")
     parser.add_argument("--report_only", action="store_true", help="run nothing")
     options, extra = parser.parse_known_args()
-    known = {**TABLES, **ENCODERS, **ENSEMBLES, **TASKS}
+    known = {**TABLES, **ENCODERS, **ENSEMBLES, **TASKS, **ELSEWHERE}
     unknown = [name for name in options.tables if name not in known]
     if unknown:
         parser.error(f"TABLE must be one of {', '.join(known)}, not {unknown[0]}")

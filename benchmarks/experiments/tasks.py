@@ -7,6 +7,7 @@ attacks them side by side.
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 from tabulate import tabulate
@@ -15,79 +16,131 @@ from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.running import Folders, run, usage
 
 TEACHER = "dino"
+_BENCHMARK = "configs/benchmark.flags"
 _COLUMNS = ("clean", "embed", "task", "output_suite", "embedding_suite", "worst")
 _FACTOR = {"accuracy": 100, "mean_iou": 100, "rmse": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Tasks(Folders):
-    """One table of encoders across tasks.
+class Compared(Folders):
+    """Base of tables of encoders, side by side on every task of some data.
 
     Attributes:
         name: Of its run folders.
         title: Of its section in docs/results.md.
-        flagfile: Settings of the arm `dino`.
-        benchmark: Settings of the evaluation.
-        shared: Flags of every other arm.
-        arms: Name -> its own flags; `dino` first.
         seeds: How many seeds the published table has.
         beside: What a reader must know.
+        flags: Settings of the evaluation beside those of configs/benchmark.flags.
+    """
+
+    seeds: int
+    beside: str
+    flags: tuple[str, ...]
+
+    def compare(self, encoders: dict[str, pathlib.Path], seed: int, extra) -> None:
+        """Fits heads on encoders by name and attacks them."""
+        named = ",".join(f"{arm}={path}" for arm, path in encoders.items())
+        flags = (f"--benchmark.encoders={named}", f"--benchmark.seed={seed}")
+        workdir = self.workdir("benchmark", seed)
+        run(workdir, _BENCHMARK, "benchmark", *self.flags, *flags, *extra)
+
+    def write(self, seeds: range, machine: str, extra: list[str]) -> None:
+        """Rewrites the section of this table in docs/results.md."""
+        found = [self._report(seed) for seed in seeds]
+        folders = [each for seed in seeds for each in sorted(self._folders(seed))]
+        command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
+        parts = [
+            f"Command: `{command}`. Machine: {machine}; "
+            f"{usage(folders)['seconds'] / 60:.0f} minutes recorded. Seeds: "
+            f"{len(found)}. Settings: {_BENCHMARK}, benchmarks/experiments/tasks.py. "
+            "No run is left out.",
+            self.beside,
+        ]
+        for data in found[0]:
+            parts += _sections(data, [each[data] for each in found])
+        replace_section(ROOT / "docs" / "results.md", self.title, "\n\n".join(parts))
+
+    def _folders(self, seed: int):
+        return self.workdir("benchmark", seed).parent.iterdir()
+
+    def _report(self, seed: int) -> dict:
+        path = self.workdir("benchmark", seed) / "benchmark" / "report.json"
+        return json.loads(path.read_text())["data"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks(Compared):
+    """A table whose encoders are trained for it.
+
+    Attributes:
+        flagfile: Settings of the arm `dino`.
+        shared: Flags of every other arm.
+        arms: Name -> its own flags; `dino` first.
     """
 
     flagfile: str
-    benchmark: str
     shared: tuple[str, ...]
     arms: dict[str, tuple[str, ...]]
-    seeds: int
-    beside: str
+
+    def encoder(self, arm: str, seed: int) -> pathlib.Path:
+        """Returns the bundle of an arm."""
+        return self.workdir(arm, seed) / "encoder"
 
     def run(self, seed: int, extra: list[str]) -> None:
         """Trains and evaluates what one seed lacks."""
-        teacher = self.workdir(TEACHER, seed) / "encoder"
+        teacher = self.encoder(TEACHER, seed)
         for arm, own in self.arms.items():
             flags = [f"--run.seed={seed}", *own, *extra]
             if arm != TEACHER:
                 started = f"--run.init_from={teacher}"
                 flags = [*self.shared, *flags, started]
             run(self.workdir(arm, seed), self.flagfile, "pretrain", *flags)
-        encoders = ",".join(
-            f"{arm}={self.workdir(arm, seed) / 'encoder'}" for arm in self.arms
-        )
-        flags = [f"--benchmark.encoders={encoders}", f"--benchmark.seed={seed}", *extra]
-        run(self.workdir("benchmark", seed), self.benchmark, "benchmark", *flags)
+        self.compare({arm: self.encoder(arm, seed) for arm in self.arms}, seed, extra)
 
-    def write(self, seeds: range, machine: str, extra: list[str]) -> None:
-        """Rewrites the section of this table in docs/results.md."""
-        found = [self._tasks(seed) for seed in seeds]
-        folders = [
-            self.workdir(each, seed)
-            for seed in seeds
-            for each in (*self.arms, "benchmark")
-        ]
-        cost = usage(folders)
-        command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
-        parts = [
-            f"Command: `{command}`. Machine: {machine}; {cost['seconds'] / 60:.0f} "
-            f"minutes recorded. Seeds: {len(found)}. Settings: {self.flagfile}, "
-            f"{self.benchmark}, benchmarks/experiments/tasks.py. No run is left out.",
-            self.beside,
-        ]
-        for task in found[0]:
-            rows = [each[task] for each in found]
-            parts += [f"## {task}: {_about(rows)}", _values(rows)]
-            parts += [
-                "Worst case against the first row, paired over images; positive "
-                "is better:",
-                _against(rows),
-            ]
-        parts += ["## Made for one task, scored on all, mean over the seeds"]
-        parts += [_carried(found)]
-        replace_section(ROOT / "docs" / "results.md", self.title, "\n\n".join(parts))
 
-    def _tasks(self, seed: int) -> dict:
-        path = self.workdir("benchmark", seed) / "benchmark" / "report.json"
-        (tasks,) = json.loads(path.read_text())["data"].values()
-        return tasks
+@dataclasses.dataclass(frozen=True)
+class Elsewhere(Compared):
+    """A table of encoders of another one, on data that they were not trained on.
+
+    Attributes:
+        of: Name of the other table.
+        arms: Those of its arms.
+    """
+
+    of: str
+    arms: tuple[str, ...]
+
+    def run(self, seed: int, extra: list[str]) -> None:
+        """Evaluates; `extra` must name the data.
+
+        Raises:
+            FileNotFoundError: If the encoders are not there.
+        """
+        encoders = {arm: TASKS[self.of].encoder(arm, seed) for arm in self.arms}
+        for path in encoders.values():
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"The encoder {path} must exist. Run `python -m "
+                    f"benchmarks.experiments {self.of}` before."
+                )
+        self.compare(encoders, seed, extra)
+
+
+def _sections(data: str, found: list[dict]) -> list[str]:
+    """Returns the tables of all tasks on one data set, from reports of the seeds."""
+    data, parts = pathlib.Path(data).name, []
+    for task in found[0]:
+        rows = [each[task] for each in found]
+        parts += [f"## {task} on {data}: {_about(rows)}", _values(rows)]
+        parts += [
+            "Worst case against the first row, paired over images; positive is better:",
+            _against(rows),
+            _signs(rows),
+        ]
+    if len(found[0]) > 1:
+        title = f"## Made for one task, scored on all, on {data}, mean over the seeds"
+        parts += [title, _carried(found)]
+    return parts
 
 
 def _about(rows: list[dict]) -> str:
@@ -140,6 +193,17 @@ def _against(rows: list[dict]) -> str:
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
 
 
+def _signs(rows: list[dict]) -> str:
+    """Returns the findings of the diagnosis, by arm."""
+    found = sorted(
+        f"{arm} ({finding['severity']}): {finding['code']} {finding['value']:.2g}"
+        for row in rows
+        for arm, part in row["encoders"].items()
+        for finding in part["findings"]
+    )
+    return f"Signs of masked gradients: {'; '.join(found) or 'none'}."
+
+
 def _carried(found: list[dict]) -> str:
     lines = []
     for task, part in found[0].items():
@@ -184,8 +248,10 @@ TASKS = {
     "tasks_scenes": Tasks(
         name="tasks_scenes",
         title="Robust encoders across tasks, rendered scenes",
+        seeds=3,
+        beside="",
+        flags=(),
         flagfile="configs/dino_scenes.flags",
-        benchmark="configs/benchmark.flags",
         shared=(
             "--pretrain.epochs=6",
             "--pretrain.base_rate=2e-3",
@@ -205,7 +271,44 @@ TASKS = {
             "multi": _tuned("multi", *_MULTI),
             "multi_free": _tuned("multi", *_MULTI, "--multi.constraint=none"),
         },
-        seeds=3,
+    ),
+}
+_MAIN_ARMS = (TEACHER, "deacl", "deacl_both", "fare", "multi")
+# The data sets are named on the command line, for example --data.name=masks:PATH.
+ELSEWHERE = {
+    "tasks_camvid": Elsewhere(
+        name="tasks_camvid",
+        title="The same encoders on CamVid",
+        seeds=1,
         beside="",
+        flags=(
+            "--data.ignore=11",
+            "--benchmark.tasks=segmentation",
+            "--benchmark.window=64",
+            "--benchmark.stride=48",
+            "--benchmark.limit=40",
+            "--benchmark.batch_size=8",
+            "--benchmark.suite_steps=20",
+            "--benchmark.curve=false",
+        ),
+        of="tasks_scenes",
+        arms=_MAIN_ARMS,
+    ),
+    "tasks_rgbd": Elsewhere(
+        name="tasks_rgbd",
+        title="The same encoders on RGB-D pairs",
+        seeds=1,
+        beside="",
+        flags=(
+            "--benchmark.tasks=depth",
+            "--benchmark.window=64",
+            "--benchmark.stride=48",
+            "--benchmark.limit=16",
+            "--benchmark.batch_size=8",
+            "--benchmark.suite_steps=20",
+            "--benchmark.curve=false",
+        ),
+        of="tasks_scenes",
+        arms=_MAIN_ARMS,
     ),
 }

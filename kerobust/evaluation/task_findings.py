@@ -31,7 +31,8 @@ def diagnosed(probed: Probed, batch: dict, threat: AttackConfig, seed: int) -> l
     found = task.as_classifier(model, batch["images"], batch[task.TARGET])
     if found is None or not len(found[1]):
         return []
-    return diagnose(*found, threat.epsilon, threat.norm, seed=seed)
+    model, images, labels = found
+    return diagnose(model, images, labels, threat.epsilon, threat.norm, seed=seed)
 
 
 def contradictions(results: TaskResults, task: str) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -150,14 +151,21 @@ def test_corrupt_pictures_are_skipped_up_to_a_cap(tmp_path, capsys):
     assert_refused(refused, "--data.corrupt_cap", "broken.jpg")
 
 
-def test_a_workdir_with_another_configuration_is_left_untouched(tmp_path, capsys):
-    assert run(tmp_path, capsys)[0] == 0
-    before = _snapshot(tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Returns the parent of a complete run folder `run`; only copies may be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert train.main(["train", f"--run.workdir={folder / 'run'}", *TINY]) == 0
+    return folder
 
-    outcome = run(tmp_path, capsys, "--mimir.weight=1e-3")
+
+def test_a_workdir_with_another_configuration_is_left_untouched(finished, capsys):
+    before = _snapshot(finished / "run")
+
+    outcome = run(finished, capsys, "--mimir.weight=1e-3")
 
     assert_refused(outcome, "--run.workdir", "--mimir.weight=0.001", "there: 1e-05")
-    assert _snapshot(tmp_path / "run") == before
+    assert _snapshot(finished / "run") == before
 
 
 def test_an_unwritable_workdir_is_refused(tmp_path, capsys):
@@ -168,12 +176,13 @@ def test_an_unwritable_workdir_is_refused(tmp_path, capsys):
     assert_refused(outcome, "--run.workdir", "run")
 
 
-def test_missing_and_truncated_bundles_are_refused(tmp_path, capsys):
-    assert run(tmp_path, capsys)[0] == 0
-    weights = next((tmp_path / "run" / "encoder").rglob("weights.safetensors"))
+def test_a_truncated_bundle_is_refused(finished, tmp_path, capsys):
+    encoder = shutil.copytree(finished / "run" / "encoder", tmp_path / "encoder")
+    weights = next(encoder.rglob("weights.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])
 
-    outcome = run(tmp_path, capsys, "--run.stages=finetune")
+    given = ("--run.stages=finetune", f"--run.init_from={encoder}")
+    outcome = run(tmp_path, capsys, *given)
 
     assert_refused(outcome, "weights.safetensors")
 
