@@ -2,8 +2,8 @@
 
 Nothing is stored or downloaded: an image is a function of the seed and its number.
 The label is the shape of the solid in front; up to three others stand behind it.
-Masks tell wall, floor and the shapes apart. Three of four solids wear a pattern that is
-usual for their shape, as things do; the rest, and all colours, say nothing about it.
+Masks tell wall, floor and the shapes apart. Three of four solids wear the pattern and
+the colours that are usual for their shape, as things do; the others wear anything.
 """
 
 import hashlib
@@ -22,13 +22,19 @@ from kerobust.randomness import example_keys, uniform
 TRAIN, VALIDATION, TEST = 4000, 500, 1000
 NEAREST, FARTHEST = 1.0, 10.0  # Metres; all depths lie between them.
 _SIZE, _SOLIDS, _VERSION = 64, 4, 2
-_USUAL, _CALM = 0.75, 0.35  # Chance of the usual pattern; contrast of floor and wall.
-# Pattern and its frequencies that are usual for each of `SOLIDS`.
+_USUAL, _CALM = 0.75, 0.25  # Chance of the usual pattern; contrast of floor and wall.
+# Pattern, its frequencies and its two colours that are usual for each of `SOLIDS`.
 _MATERIALS = (
-    *((1, 4.0, 6.0), (1, 10.0, 14.0), (2, 4.0, 6.0)),
-    *((2, 10.0, 14.0), (3, 5.0, 9.0), (0, 4.0, 14.0)),
+    (1, 4.0, 6.0, ((0.85, 0.20, 0.20), (0.95, 0.90, 0.85))),
+    (1, 10.0, 14.0, ((0.20, 0.70, 0.25), (0.15, 0.25, 0.15))),
+    (2, 4.0, 6.0, ((0.25, 0.35, 0.90), (0.90, 0.55, 0.15))),
+    (2, 10.0, 14.0, ((0.90, 0.80, 0.20), (0.30, 0.20, 0.15))),
+    (3, 5.0, 9.0, ((0.75, 0.25, 0.75), (0.90, 0.70, 0.90))),
+    (0, 4.0, 14.0, ((0.20, 0.75, 0.80), (0.20, 0.75, 0.80))),
 )
-_DRAWS = 128  # More than a room needs.
+_ROOM = [[0, 0], [0, 2]]  # Floor and wall come after the solids.
+_SHADE = 0.15  # Largest distance of a colour from its usual one.
+_DRAWS = 192  # More than a room needs.
 _LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
 _CHUNK = 32  # Images rendered at once: larger blocks do not stay in a CPU's cache.
 
@@ -147,14 +153,8 @@ def draw_rooms(keys: tf.Tensor) -> Room:
     )
     kind, centre, half = _placed(draw, wall)
     yaw = draw([_SOLIDS], 0.0, 2 * math.pi)
-    surfaces = [_SOLIDS + 2]
-    colours = draw([*surfaces, 2, 3], 0.1, 1.0)
-    pattern, frequency = _worn(draw, kind)
-    phase = draw([*surfaces, 3], 0.0, 2 * math.pi)
-    # Floor and wall are calmer than what stands between them.
-    calm = tf.constant([1.0] * _SOLIDS + [_CALM] * 2)[:, tf.newaxis]
-    first, second = tf.unstack(colours, axis=2)
-    colours = tf.stack([first, first + calm * (second - first)], axis=2)
+    colours, pattern, frequency = _worn(draw, kind)
+    phase = draw([_SOLIDS + 2, 3], 0.0, 2 * math.pi)
     return Room(
         eye,
         pitch,
@@ -184,34 +184,40 @@ class _Draws:
 
 
 def _worn(draw: _Draws, kind: tf.Tensor):
-    """Returns patterns int32 and frequencies float32 of all surfaces, [B, K + 2].
+    """Returns colours, patterns and frequencies of all surfaces, see `Room`.
 
-    Most solids wear what is usual for their shape, the others and the room anything.
+    Most solids wear what is usual for their shape, the others and the room anything;
+    floor and wall are calmer than what stands between them.
     """
-    surfaces = _SOLIDS + 2
-    any_pattern = tf.cast(draw([surfaces], 0.0, 4.0), tf.int32)
-    any_frequency, within = draw([surfaces], 4.0, 14.0), draw([surfaces], 0.0, 1.0)
-    usual = tf.pad(draw([_SOLIDS], 0.0, 1.0) < _USUAL, [[0, 0], [0, 2]])
-    shape = tf.pad(tf.maximum(kind, 0), [[0, 0], [0, 2]])
-    pattern, low, high = (
-        tf.gather(tf.constant(each), shape) for each in zip(*_MATERIALS, strict=True)
+    pattern, low, high, colours = (
+        tf.gather(tf.constant(each), tf.maximum(kind, 0))
+        for each in zip(*_MATERIALS, strict=True)
     )
-    frequency = low + (high - low) * within
+    colours += draw([_SOLIDS, 2, 3], -_SHADE, _SHADE)
+    frequency = low + (high - low) * draw([_SOLIDS], 0.0, 1.0)
+    usual = tf.pad(draw([_SOLIDS], 0.0, 1.0) < _USUAL, _ROOM)
+    first, second = tf.unstack(draw([_SOLIDS + 2, 2, 3], 0.1, 1.0), axis=2)
+    calm = tf.constant([1.0] * _SOLIDS + [_CALM] * 2)[:, tf.newaxis]
+    any_colours = tf.stack([first, first + calm * (second - first)], axis=2)
+    any_pattern = tf.cast(draw([_SOLIDS + 2], 0.0, 4.0), tf.int32)
+    any_frequency = draw([_SOLIDS + 2], 4.0, 14.0)
+    colours = tf.pad(tf.clip_by_value(colours, 0.1, 1.0), [*_ROOM, [0, 0], [0, 0]])
     return (
-        tf.where(usual, pattern, any_pattern),
-        tf.where(usual, frequency, any_frequency),
+        tf.where(usual[..., tf.newaxis, tf.newaxis], colours, any_colours),
+        tf.where(usual, tf.pad(pattern, _ROOM), any_pattern),
+        tf.where(usual, tf.pad(frequency, _ROOM), any_frequency),
     )
 
 
 def _placed(draw: _Draws, wall: tf.Tensor):
     """Returns kinds int32 [B, K], centres and half extents float32 [B, K, 3]."""
     kind = tf.cast(draw([_SOLIDS], 0.0, float(len(SOLIDS))), tf.int32)
-    others = draw([_SOLIDS - 1], 0.0, 1.0) < 0.75
+    others = draw([_SOLIDS - 1], 0.0, 1.0) < 0.5
     kind = tf.concat([kind[:, :1], tf.where(others, kind[:, 1:], -1)], axis=1)
     size = draw([_SOLIDS], 0.45, 0.75)
     stretch = draw([_SOLIDS, 3], 0.85, 1.2)
     half = size[..., tf.newaxis] * stretch
-    near = draw([1], 2.6, 3.4)
+    near = draw([1], 2.2, 2.8)
     # Behind the first one, and before the wall.
     share, span = draw([_SOLIDS - 1], 0.0, 1.0), wall[:, tf.newaxis] - 1.1
     far = near + 1.9
