@@ -122,7 +122,7 @@ def test_every_arm_across_tasks_is_taught_by_the_first_and_all_are_compared(
     *trained, tested = [flags.parse(arguments[3:]).config for arguments in calls]
     arms = list(table.arms)
     assert [config.method for config in trained] == [arm.split("_")[0] for arm in arms]
-    teacher = str(table.workdir("dino", 3) / "encoder")
+    teacher = str(table.encoder("mae", 3))
     starts = [config.run.init_from for config in trained]
     assert starts == [None] + [teacher] * (len(arms) - 1)
     for config in trained[1:]:  # The radius of training is that of the attack.

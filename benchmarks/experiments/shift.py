@@ -29,7 +29,7 @@ TABLE = TASKS["tasks_scenes"]
 EPSILON, STEPS, COUNT, CLEAN = 8 / 255, 20, 100, 1000
 SHRINKAGE = (0.01, 0.1, 1.0)
 _DRAWS = 1000
-_ARMS = ("dino", "deacl", "fare", "multi")
+_ARMS = ("mae", "deacl", "fare", "multi")
 TASK_OF = {
     "classification": Classification(6),
     "segmentation": Segmentation(8),

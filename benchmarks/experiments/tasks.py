@@ -1,6 +1,6 @@
 """Robust encoders on three tasks: class, mask and depth of the rendered scenes.
 
-The arm `dino` is trained first, every other arm starts from its encoder and costs about
+The arm `mae` is trained first, every other arm starts from its encoder and costs about
 as many gradients. Then one command fits the same linear heads on all of them and
 attacks them side by side.
 """
@@ -15,7 +15,7 @@ from tabulate import tabulate
 from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.running import Folders, run, usage
 
-TEACHER = "dino"
+TEACHER = "mae"
 _BENCHMARK = "configs/benchmark.flags"
 _COLUMNS = ("clean", "embed", "task", "output_suite", "embedding_suite", "worst")
 _FACTOR = {"accuracy": 100, "mean_iou": 100, "rmse": 1}
@@ -73,9 +73,9 @@ class Tasks(Compared):
     """A table whose encoders are trained for it.
 
     Attributes:
-        flagfile: Settings of the arm `dino`.
+        flagfile: Settings of the arm `mae`.
         shared: Flags of every other arm.
-        arms: Name -> its own flags; `dino` first.
+        arms: Name -> its own flags; `mae` first.
     """
 
     flagfile: str
@@ -251,7 +251,7 @@ TASKS = {
         seeds=3,
         beside="",
         flags=(),
-        flagfile="configs/dino_scenes.flags",
+        flagfile="configs/mae_scenes.flags",
         shared=(
             "--pretrain.epochs=6",
             "--pretrain.base_rate=2e-3",
