@@ -294,6 +294,19 @@ ELSEWHERE = {
         of="tasks_scenes",
         arms=_MAIN_ARMS,
     ),
+    "tasks_cifar": Elsewhere(
+        name="tasks_cifar",
+        title="The same encoders on CIFAR-10 and CIFAR-100",
+        seeds=1,
+        beside="",
+        flags=(
+            "--data.image_size=64",
+            "--data.label_fraction=0.2",
+            "--benchmark.tasks=classification",
+        ),
+        of="tasks_scenes",
+        arms=_MAIN_ARMS,
+    ),
     "tasks_rgbd": Elsewhere(
         name="tasks_rgbd",
         title="The same encoders on RGB-D pairs",

@@ -16,7 +16,7 @@ from kerobust.attacks.dense_losses import (
 from kerobust.attacks.diagnostics import diagnose
 from kerobust.attacks.diverse import DiversePGD
 from kerobust.attacks.embed import EmbedAttack
-from kerobust.attacks.embedding import TokenDistance, whitening_of
+from kerobust.attacks.embedding import TokenDistance, TokenMatch, whitening_of
 from kerobust.attacks.fab import FAB
 from kerobust.attacks.gradient import FGSM, PGD, DecayingPGD, MomentumPGD
 from kerobust.attacks.margins import (
@@ -112,6 +112,7 @@ __all__ = [
     "TargetedDLR",
     "TargetedMargin",
     "TokenDistance",
+    "TokenMatch",
     "Union",
     "UnionBall",
     "diagnose",

@@ -106,6 +106,27 @@ class TokenDistance(FeatureDistance):
         return super().values(outputs, targets)
 
 
+class TokenMatch(TokenDistance):
+    """Minus the distance: images that the encoder takes for others.
+
+    Targets, which must be given, are `outputs` of the other images. Arguments are those
+    of `TokenDistance`.
+
+    References:
+        Sabour et al., 2016, arXiv:1511.05122, equation 1, without its box constraint.
+    """
+
+    def predictions(self, outputs):
+        raise TypeError(
+            "`targets` must be given: tokens of the images that the attacked ones "
+            "shall be taken for. Received: targets=None. Pass `objective.outputs` of "
+            "other images."
+        )
+
+    def values(self, outputs, targets):
+        return -super().values(outputs, targets)
+
+
 def whitening_of(tokens: tf.Tensor, shrinkage: float = 0.1) -> tf.Tensor:
     """Returns the matrix that gives clean tokens unit spread in every direction.
 

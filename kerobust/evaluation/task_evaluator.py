@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import kerobust
-from kerobust.attacks import AttackConfig, whitening_of
+from kerobust.attacks import AttackConfig, TokenMatch, whitening_of
 from kerobust.attacks.attempts import Attempt, attempt_keys, check_inside
 from kerobust.attacks.objectives import Objective, infer
 from kerobust.attacks.tracing import traced
@@ -116,7 +116,8 @@ class TaskEvaluator:
             work = functools.partial(self._judged, probed, batch["images"], batch)
             found[CLEAN].append(state.get(CLEAN, index, work)[0])
             for job in jobs:
-                work = functools.partial(self._attacked, probed, job, batch)
+                others = functools.partial(self._others, split, index, batch)
+                work = functools.partial(self._attacked, probed, job, batch, others)
                 arrays, fresh = state.get(job.key, index, work)
                 found[job.key].append(arrays)
                 where = f"{job.task} {job.attempt.name} at {job.epsilon:.4g}"
@@ -124,21 +125,30 @@ class TaskEvaluator:
                 clock.advance(job.attempt.cost, index, text, fresh)
         return {key: own.collect(parts) for key, parts in found.items()}
 
-    def _attacked(self, probed, job: Job, batch) -> dict[str, np.ndarray]:
+    def _others(self, split: Split, index: int, batch) -> tf.Tensor:
+        """Returns an image for each of a batch, from the other end of the split."""
+        first = index * self.config.batch_size + split.size // 2
+        positions = (first + np.arange(len(batch["ids"]))) % split.size
+        return split.fetch(tf.constant(positions, tf.int32))
+
+    def _attacked(self, probed, job: Job, batch, others) -> dict[str, np.ndarray]:
         """Returns records by judge, and the size of every perturbation."""
         started = time.perf_counter()
         task, model = probed[job.task]
         images, attempt = batch["images"], job.attempt
         keys = attempt_keys(attempt, example_keys(self.config.seed, 0, batch["ids"]))
-        blind = attempt.name.startswith(EMBED)
+        objective = self._objective(job, model)
+        targets = None if attempt.name.startswith(EMBED) else batch[task.TARGET]
+        if isinstance(objective, TokenMatch):
+            targets = objective.outputs(others())
         options = {}
         if self.config.step_size is not None and attempt.name in (EMBED, TASK):
             share = job.epsilon / self.threat.epsilon
             options["step_size"] = self.config.step_size * share
         adversarial = attempt.attack(
             images,
-            None if blind else batch[task.TARGET],
-            self._objective(job, model),
+            targets,
+            objective,
             epsilon=job.epsilon,
             keys=keys,
             **options,

@@ -5,7 +5,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kerobust.attacks import PGD, AutoPGD, EmbedAttack, Objective, TokenDistance
+from kerobust.attacks import (
+    PGD,
+    AutoPGD,
+    EmbedAttack,
+    Objective,
+    TokenDistance,
+    TokenMatch,
+)
 from kerobust.attacks.attempts import Attempt
 
 EMBED, TASK = "embed", "task"  # The two attacks of the cross-task benchmark.
@@ -136,14 +143,18 @@ class Task:
         return Attempt(TASK, attack, self.OBJECTIVE, cost=3 * effort.steps)
 
     def embed_suite(self, effort: Effort) -> list[Attempt]:
-        """Returns further attacks on all tokens, blind to the head."""
+        """Returns further attacks on all tokens, blind to the head.
+
+        `TokenMatch`, the last of them, needs tokens of other images as targets.
+        """
         ways: list[dict] = [{"distance": "mse"}, {"distance": "cosine"}]
         if effort.whitening is not None:
             ways.append({"distance": "whitened", "whitening": effort.whitening})
-        return [
-            climbing(f"embed_{way['distance']}", _on_tokens("both", **way), effort)
-            for way in ways
-        ]
+        kinds = {
+            f"{EMBED}_{way['distance']}": _on_tokens("both", **way) for way in ways
+        }
+        kinds[f"{EMBED}_other"] = _on_tokens("both", TokenMatch)
+        return [climbing(name, kind, effort) for name, kind in kinds.items()]
 
 
 def climbing(name: str, objective, effort: Effort) -> Attempt:
@@ -155,10 +166,10 @@ def climbing(name: str, objective, effort: Effort) -> Attempt:
     return Attempt(name, attack, objective, cost=3 * effort.suite_steps)
 
 
-def _on_tokens(part: str, **options):
+def _on_tokens(part: str, kind=TokenDistance, **options):
     """Returns the maker of the objective on a model's tokens."""
 
     def make(model):
-        return TokenDistance(model.encoder, part=part, **options)
+        return kind(model.encoder, part=part, **options)
 
     return make

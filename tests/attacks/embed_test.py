@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import EmbedAttack, TokenDistance, whitening_of
+from kerobust.attacks import (
+    AutoPGD,
+    EmbedAttack,
+    TokenDistance,
+    TokenMatch,
+    whitening_of,
+)
 from kerobust.models import VisionTransformer
 from kerobust.randomness import example_keys
 from kerobust.types import Tokens
@@ -69,6 +75,21 @@ def test_tokens_move_and_the_image_stays_in_its_ball(encoder, part, distance):
     assert (objective(found, clean) > 1.2 * objective(noise, clean)).numpy().all()
     assert (info.norm.numpy() <= 0.05 + 1e-6).all()
     assert not info.success.numpy().any()  # There is no such thing as success.
+
+
+def test_an_image_comes_closer_to_the_one_it_shall_be_taken_for(encoder):
+    objective = TokenMatch(encoder, part="both")
+    distance = TokenDistance(encoder, part="both")
+    others = objective.outputs(tf.roll(IMAGES, 1, axis=0))
+    keys = example_keys(1, 0, np.arange(3))
+    np.testing.assert_array_equal(objective(IMAGES, others), -distance(IMAGES, others))
+
+    found = AutoPGD(0.1, steps=10)(IMAGES, others, objective, keys=keys)
+
+    closer = distance(found, others) < 0.9 * distance(IMAGES, others)
+    assert closer.numpy().all()
+    with pytest.raises(TypeError, match="Pass `objective.outputs` of other images"):
+        AutoPGD(0.1, steps=1)(IMAGES, None, objective, keys=keys)
 
 
 def test_an_encoder_alone_is_attacked_in_its_class_token(encoder):
