@@ -7,6 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from kerobust.models import VisionTransformer, save_bundle
+from tests.cli.benchmark_test import SHORT as BENCHMARK
 from tests.cli.run_test import SHORT
 from tests.distribution.attacking import BATCH, SIZE, found
 from tests.distribution.launching import finished, run_workers, start_workers
@@ -122,6 +124,29 @@ def test_a_signal_to_one_worker_stops_both_and_any_number_continues(tmp_path):
     rows = (tmp_path / "pretrain" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(row)["step"] for row in rows]
     assert steps == sorted(set(steps)) and steps[-1] == 34
+
+
+@pytest.mark.slow
+def test_two_workers_compare_encoders_as_one_does(tmp_path):
+    encoder = VisionTransformer((16, 16), 8, 8, 1, 2)
+    save_bundle({"encoder": encoder}, tmp_path / "vit", {})
+    flags = [*BENCHMARK, "--benchmark.batch_size=4", f"--run.init_from={tmp_path}/vit"]
+    flags += ["--benchmark.tasks=segmentation", "--benchmark.diagnose=false"]
+    values = []
+    for count in (1, 2):
+        workdir = tmp_path / f"of {count}"
+        run_workers(
+            count, "-m", "kerobust.evaluate", *flags, f"--run.workdir={workdir}"
+        )
+        report = json.loads((workdir / "benchmark" / "report.json").read_text())
+        tasks = report["data"]["scenes"].values()
+        (found,) = zip(*(part["encoders"].values() for part in tasks), strict=True)
+        values.append([row["values"] for row in found])
+
+    for one, two in zip(*values, strict=True):
+        for column, found in one.items():
+            for name in ("value", "low", "high"):
+                assert two[column][name] == pytest.approx(found[name], rel=1e-5)
 
 
 @pytest.mark.slow
