@@ -212,6 +212,7 @@ def test_a_random_model_is_judged_by_many_draws(network):
     assert 20 * attacked <= counts["backwards"] <= 20 * 4 * attacked
 
 
+@pytest.mark.slow
 def test_a_random_model_continues_after_a_kill(network, tmp_path):
     images, labels = digits(6)
     noise = tf.random.Generator.from_seed(0)

@@ -117,6 +117,7 @@ def test_each_further_phase_costs_one_forward(network):
     assert victim.forwards.numpy() == 11 + 2
 
 
+@pytest.mark.slow
 def test_larger_radii_first_do_no_harm_in_l1(network):
     images, labels = digits()
     keys = example_keys(0, 0, tf.range(200))

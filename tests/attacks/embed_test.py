@@ -59,7 +59,12 @@ def test_distances_by_hand():
 
 @pytest.mark.parametrize(
     ("part", "distance"),
-    [("cls", "mse"), ("patches", "cosine"), ("both", "mse"), ("both", "whitened")],
+    [
+        ("patches", "cosine"),
+        ("both", "whitened"),
+        pytest.param("cls", "mse", marks=pytest.mark.slow),
+        pytest.param("both", "mse", marks=pytest.mark.slow),
+    ],
 )
 def test_tokens_move_and_the_image_stays_in_its_ball(encoder, part, distance):
     matrix = tf.eye(16) * 2.0 if distance == "whitened" else None
