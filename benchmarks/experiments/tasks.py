@@ -250,7 +250,7 @@ TASKS = {
         title="Robust encoders across tasks, rendered scenes",
         seeds=3,
         beside="",
-        flags=(),
+        flags=("--benchmark.suite_steps=20", "--benchmark.curve=false"),
         flagfile="configs/mae_scenes.flags",
         shared=(
             "--pretrain.epochs=6",
