@@ -252,8 +252,8 @@ TASKS = {
         beside="All encoders but `mae`, a masked autoencoder, are tuned from it "
         "without labels, at 8/255 with 5 steps of attack and about equally many "
         "gradients. Linear heads on frozen encoders; 100 of 1,000 test images are "
-        "attacked, each attack of the suites takes 20 steps (docs/tasks.md says what the "
-        "columns are). Not run yet: the arms `fare`, `multi_cls`, `multi_patches` and "
+        "attacked, each attack of the suites takes 20 steps (docs/tasks.md explains "
+        "the columns). Not run yet: the arms `fare`, `multi_cls`, `multi_patches` and "
         "`multi_free`, and further seeds.",
         flags=("--benchmark.suite_steps=20", "--benchmark.curve=false"),
         flagfile="configs/mae_scenes.flags",
