@@ -223,7 +223,7 @@ def _carried(found: list[dict]) -> str:
 
 def _text(metric: str, value: float) -> str:
     digits = 1 if _FACTOR[metric] == 100 else 2
-    return f"{_FACTOR[metric] * value:.{digits}f}"
+    return f"{_FACTOR[metric] * value:z.{digits}f}"  # z: no minus before zero.
 
 
 def _tuned(method: str, *more: str) -> tuple[str, ...]:
