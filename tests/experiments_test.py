@@ -153,6 +153,11 @@ def test_encoders_of_another_table_are_compared_elsewhere(
     assert table.of in config.benchmark.encoders[0]
 
 
+def test_nothing_is_written_without_a_minus():
+    assert tasks._text("accuracy", -0.0) == tasks._text("accuracy", -1e-5) == "0.0"
+    assert tasks._text("rmse", -0.006) == "-0.01"
+
+
 def test_tables_across_tasks_name_signs_of_masked_gradients():
     sign = {"code": "zero-gradients", "severity": "error", "value": 0.25}
     encoder = {"findings": [sign]}

@@ -223,7 +223,8 @@ def _carried(found: list[dict]) -> str:
 
 def _text(metric: str, value: float) -> str:
     digits = 1 if _FACTOR[metric] == 100 else 2
-    return f"{_FACTOR[metric] * value:z.{digits}f}"  # z: no minus before zero.
+    rounded = round(_FACTOR[metric] * value, digits) + 0.0  # No minus before zero.
+    return f"{rounded:.{digits}f}"
 
 
 def _tuned(method: str, *more: str) -> tuple[str, ...]:
@@ -244,6 +245,11 @@ _MULTI = (
     "--multi.dual_every=1",
     "--multi.ema=0.98",
 )
+_SHORT = ("--benchmark.suite_steps=20", "--benchmark.curve=false")
+_WINDOWS = (
+    *("--benchmark.window=64", "--benchmark.stride=48", "--benchmark.batch_size=8"),
+    *_SHORT,
+)
 TASKS = {
     "tasks_scenes": Tasks(
         name="tasks_scenes",
@@ -255,7 +261,7 @@ TASKS = {
         "attacked, each attack of the suites takes 20 steps (docs/tasks.md explains "
         "the columns). Not run yet: the arms `fare`, `multi_cls`, `multi_patches` and "
         "`multi_free`, and further seeds.",
-        flags=("--benchmark.suite_steps=20", "--benchmark.curve=false"),
+        flags=_SHORT,
         flagfile="configs/mae_scenes.flags",
         shared=(
             "--pretrain.epochs=6",
@@ -289,12 +295,8 @@ ELSEWHERE = {
         flags=(
             "--data.ignore=11",
             "--benchmark.tasks=segmentation",
-            "--benchmark.window=64",
-            "--benchmark.stride=48",
             "--benchmark.limit=40",
-            "--benchmark.batch_size=8",
-            "--benchmark.suite_steps=20",
-            "--benchmark.curve=false",
+            *_WINDOWS,
         ),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
@@ -319,12 +321,8 @@ ELSEWHERE = {
         beside="",
         flags=(
             "--benchmark.tasks=depth",
-            "--benchmark.window=64",
-            "--benchmark.stride=48",
             "--benchmark.limit=16",
-            "--benchmark.batch_size=8",
-            "--benchmark.suite_steps=20",
-            "--benchmark.curve=false",
+            *_WINDOWS,
         ),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
