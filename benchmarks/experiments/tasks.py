@@ -46,11 +46,13 @@ class Compared(Folders):
 
     def write(self, seeds: range, machine: str, extra: list[str]) -> None:
         """Rewrites the section of this table in docs/results.md."""
-        found = [self._report(seed) for seed in seeds]
+        reports = [self._report(seed) for seed in seeds]
+        found = [each["data"] for each in reports]
+        date = max(each["environment"]["time"][:10] for each in reports)
         folders = [each for seed in seeds for each in sorted(self._folders(seed))]
         command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
         parts = [
-            f"Command: `{command}`. Machine: {machine}; "
+            f"Command: `{command}`. Machine: {machine}; {date}; "
             f"{usage(folders)['seconds'] / 60:.0f} minutes recorded. Seeds: "
             f"{len(found)}. Settings: {_BENCHMARK}, benchmarks/experiments/tasks.py. "
             "No run is left out.",
@@ -65,7 +67,7 @@ class Compared(Folders):
 
     def _report(self, seed: int) -> dict:
         path = self.workdir("benchmark", seed) / "benchmark" / "report.json"
-        return json.loads(path.read_text())["data"]
+        return json.loads(path.read_text())
 
 
 @dataclasses.dataclass(frozen=True)
