@@ -165,6 +165,11 @@ def _values(rows: list[dict]) -> str:
         for column in _COLUMNS:
             values = [row["encoders"][arm]["values"][column] for row in rows]
             line[column] = _cell(metric, values)
+        for attack, points in first["curves"].items():
+            for i in range(1, len(points) - 1):  # Neither clean nor the main ball.
+                values = [row["encoders"][arm]["curves"][attack][i] for row in rows]
+                radius = f"{attack} at {255 * points[i]['epsilon']:g}/255"
+                line[radius] = _cell(metric, values)
         lines.append(line)
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
 
@@ -247,7 +252,8 @@ _MULTI = (
     "--multi.dual_every=1",
     "--multi.ema=0.98",
 )
-_SHORT = ("--benchmark.suite_steps=20", "--benchmark.curve=false")
+# One smaller ball beside that of the tuning, in which classes are not all lost.
+_SHORT = ("--benchmark.suite_steps=20", "--benchmark.epsilons=2/255")
 _WINDOWS = (
     *("--benchmark.window=64", "--benchmark.stride=48", "--benchmark.batch_size=8"),
     *_SHORT,
@@ -312,6 +318,7 @@ ELSEWHERE = {
             "--data.image_size=64",
             "--data.label_fraction=0.2",
             "--benchmark.tasks=classification",
+            *_SHORT,
         ),
         of="tasks_scenes",
         arms=_MAIN_ARMS,

@@ -1,6 +1,7 @@
 """Attacks heads of several tasks on one encoder, each judged by all of them."""
 
 import functools
+import json
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import kerobust
-from kerobust.attacks import AttackConfig, TokenMatch, whitening_of
+from kerobust.attacks import AttackConfig, Finding, TokenMatch, whitening_of
 from kerobust.attacks.attempts import Attempt, attempt_keys, check_inside
 from kerobust.attacks.objectives import Objective, infer
 from kerobust.attacks.tracing import traced
@@ -25,7 +26,7 @@ from kerobust.randomness import example_keys
 from kerobust.tasks import Effort, Task
 from kerobust.tasks.base import EMBED, TASK
 
-CLEAN, _EVERYTHING = "clean", "everything"
+CLEAN, _EVERYTHING, _DIAGNOSIS = "clean", "everything", "diagnosis"
 _PROBE, _PICTURES = 8, 6
 _WHITENING, _EVERY = 1000, 7  # Clean images, and of their patches every seventh.
 
@@ -90,18 +91,27 @@ class TaskEvaluator:
             },
             seconds={k: sum(float(p["seconds"]) for p in v) for k, v in found.items()},
             pictures=self._pictures(probed, first, found),
-            diagnosis=self._diagnosis(probed, first, say),
+            diagnosis=self._diagnosis(probed, first, state, say),
         )
 
-    def _diagnosis(self, probed, batch, say) -> dict[str, list]:
+    def _diagnosis(self, probed, batch, state, say) -> dict[str, list[Finding]]:
         if not self.config.diagnose:
             return {}
-        say(f"diagnosis: {', '.join(probed)}")
         shown, seed = _valid(batch), self.config.seed
-        return {
-            name: diagnosed(each, shown, self.threat, seed)
-            for name, each in probed.items()
-        }
+
+        def work() -> dict[str, np.ndarray]:
+            say(f"diagnosis: {', '.join(probed)}")
+            found = {
+                name: diagnosed(each, shown, self.threat, seed)
+                for name, each in probed.items()
+            }
+            return {name: np.array(json.dumps(signs)) for name, signs in found.items()}
+
+        key = f"{_DIAGNOSIS}@{float(self.threat.epsilon)!r}"
+        # All workers find the same; the first of them keeps it.
+        arrays = workers().in_turn(lambda: state.get(key, 0, work)[0])
+        signs = {name: json.loads(str(text)) for name, text in arrays.items()}
+        return {name: [Finding(*each) for each in signs[name]] for name in probed}
 
     def _run(self, probed, split: Split, jobs, state, say, targets) -> dict[str, list]:
         size, own = self.config.batch_size, workers()

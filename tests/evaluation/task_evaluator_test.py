@@ -1,10 +1,12 @@
 """Attacks across tasks: records, resuming, the worst case, who is asked, intervals."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import AttackConfig
+from kerobust.attacks import AttackConfig, Finding
 from kerobust.evaluation.probes import fit_heads, whole_image
 from kerobust.evaluation.task_config import BenchmarkConfig
 from kerobust.evaluation.task_evaluator import TaskEvaluator
@@ -83,6 +85,26 @@ def test_a_killed_evaluation_goes_on_where_it_was(evaluator, probed, results, tm
     for key, judges in results.records.items():
         for judge, records in judges.items():
             np.testing.assert_array_equal(again.records[key][judge], records)
+
+
+def test_a_diagnosis_is_made_once(probed, tmp_path, monkeypatch):
+    sign = Finding("zero-gradients", "error", 0.25, 0.05, "Gradients vanish.")
+    asked = []
+
+    def diagnosed(one, batch, threat, seed):
+        asked.append((one.task.NAME, len(batch["images"]), threat.epsilon))
+        return [sign] if one.task.NAME == "segmentation" else []
+
+    where = "kerobust.evaluation.task_evaluator.diagnosed"
+    monkeypatch.setattr(where, diagnosed)
+    config = dataclasses.replace(SHORT, diagnose=True, steps=1, curve=False)
+    evaluator, found = TaskEvaluator(THREAT, config), []
+    for epsilon in (0.1, 0.1, 0.2):
+        evaluator.threat = AttackConfig(epsilon=epsilon)
+        found.append(evaluator(probed, scenes(), state_dir=tmp_path).diagnosis)
+
+    assert found == [{name: [sign] * (name == "segmentation") for name in probed}] * 3
+    assert asked == [(name, 8, epsilon) for epsilon in (0.1, 0.2) for name in probed]
 
 
 @pytest.mark.slow
