@@ -86,6 +86,12 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path, capsys):
     refused(flags, capsys, "`--benchmark.encoders` must name folders of bundles")
 
 
+def test_classes_of_the_papers_code_need_its_void(tmp_path, capsys):
+    flags = [*SHORT, "--data.labels=repo", f"--run.workdir={tmp_path}"]
+    refused(flags, capsys, "`--benchmark.void` must be 0 with --data.labels=repo")
+    refused([*flags, "--benchmark.void=1"], capsys, "Received: void=1")
+
+
 def test_two_encoders_need_two_names(encoders, tmp_path, capsys):
     twice = encoders.replace("first=", "b=")
     flags = [*SHORT, twice, f"--run.workdir={tmp_path}"]
