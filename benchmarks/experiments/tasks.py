@@ -289,6 +289,7 @@ TASKS = {
             "multi_patches": _tuned("multi", *_MULTI, "--multi.tokens=patches"),
             "multi": _tuned("multi", *_MULTI),
             "multi_free": _tuned("multi", *_MULTI, "--multi.constraint=none"),
+            "multi_whitened": _tuned("multi", *_MULTI, "--multi.distance=whitened"),
         },
     ),
 }

@@ -18,6 +18,7 @@ from kerobust.attacks.tracing import traced
 from kerobust.batch_state import BatchState, array_digest, weights_digest
 from kerobust.data import Split, evaluation_batches
 from kerobust.distribute import workers
+from kerobust.evaluation.clean_tokens import clean_tokens
 from kerobust.evaluation.task_config import BenchmarkConfig
 from kerobust.evaluation.task_findings import diagnosed
 from kerobust.evaluation.task_results import Job, Probed, TaskResults
@@ -28,7 +29,7 @@ from kerobust.tasks.base import EMBED, TASK
 
 CLEAN, _EVERYTHING, _DIAGNOSIS = "clean", "everything", "diagnosis"
 _PROBE, _PICTURES = 8, 6
-_WHITENING, _EVERY = 1000, 7  # Clean images, and of their patches every seventh.
+_WHITENING = 1000  # Clean images whose patches are whitened.
 
 
 class TaskEvaluator:
@@ -213,14 +214,9 @@ class TaskEvaluator:
 
         One variable per width: attacks that were compiled with it see the new values.
         """
-        model = next(iter(probed.values())).model
-        tokens = []
-        batches = evaluation_batches(split.thinned(_WHITENING), self.config.batch_size)
-        for batch in batches:
-            patches = infer(model.encoder, batch["images"]).patches
-            some = patches[:, ::_EVERY].numpy()
-            tokens.append(some.reshape(-1, patches.shape[2]))
-        found = whitening_of(np.concatenate(tokens))
+        encoder = next(iter(probed.values())).model.encoder
+        tokens = clean_tokens(encoder, split, _WHITENING, self.config.batch_size)
+        found = whitening_of(tokens.patches)
         width = found.shape[0]
         if width not in self._whitening:
             self._whitening[width] = tf.Variable(found, trainable=False)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kerobust.attacks import Attack, Objective
 from kerobust.attacks.objectives import infer
+from kerobust.methods.whitening import Whitening
 from kerobust.randomness import example_keys, fold_in, uniform
 from kerobust.types import Tokens
 
@@ -16,20 +17,28 @@ DRAWN = ("random", "msd")
 COMBINE = ("random", "average", "maximum", "msd")
 
 
-def token_distances(first: Tokens, second: Tokens | None = None) -> dict:
+def token_distances(
+    first: Tokens, second: Tokens | None = None, whitening: Whitening | None = None
+) -> dict:
     """Returns how far two tokens of each type are apart, float32 [B] by type.
 
     The squared Euclidean distance over D coordinates divided by D; of patches the mean
     over them. None in place of `second` are tokens of zeros, which gives the mean
-    square of a coordinate of `first`.
+    square of a coordinate of `first`. With `whitening` it is that of whitened tokens.
     """
+    scaled = [_scaled(each, whitening) for each in (first, second) if each is not None]
     found = {}
-    for name, own in first._asdict().items():
-        change = tf.cast(own, tf.float32)
+    for name in TYPES:
+        change = getattr(scaled[0], name)
         if second is not None:
-            change -= tf.cast(getattr(second, name), tf.float32)
+            change -= getattr(scaled[1], name)
         found[name] = tf.reduce_mean(change**2, axis=range(1, change.shape.rank))
     return found
+
+
+def _scaled(tokens: Tokens, whitening: Whitening | None) -> Tokens:
+    tokens = Tokens(*(tf.cast(each, tf.float32) for each in tokens))
+    return tokens if whitening is None else whitening(tokens)
 
 
 def joined(values: dict, part: str) -> tf.Tensor:
@@ -42,24 +51,26 @@ def joined(values: dict, part: str) -> tf.Tensor:
 class TokenShift(Objective):
     """Distance of an image's tokens from reference `Tokens`, as the loss measures it.
 
-    Of one type it is `kerobust.attacks.TokenDistance`, mse; of both, the class token
-    counts as much as all patches together. Zero gradient at clean images: an attack
-    must start elsewhere.
+    Of one type it is `kerobust.attacks.TokenDistance`, mse or whitened; of both, the
+    class token counts as much as all patches together. Zero gradient at clean images:
+    an attack must start elsewhere.
 
     Args:
         encoder: Maps images float32 [B, H, W, C] to `Tokens`.
         part: "cls", "patches" or "both".
+        whitening: Of tokens before they are compared; None = as they are.
     """
 
-    def __init__(self, encoder, part: str):
+    def __init__(self, encoder, part: str, whitening: Whitening | None = None):
         super().__init__()
-        self._encoder, self.part = encoder, part
+        self._encoder, self.part, self._whitening = encoder, part, whitening
 
     def outputs(self, images):
         return infer(self._encoder, images)
 
     def values(self, outputs, targets):
-        return joined(token_distances(outputs, targets), self.part)
+        found = token_distances(outputs, targets, self._whitening)
+        return joined(found, self.part)
 
 
 class Adversary(NamedTuple):

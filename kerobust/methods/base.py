@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
+from kerobust.data import Split
 from kerobust.distribute import replica_count, replica_index
 from kerobust.training.monitors import Monitor
 
@@ -86,6 +87,9 @@ class Method(tf.keras.Model):
     def late_variables(self) -> list[tuple[float, list[tf.Variable]]]:
         """Returns (epoch, variables that the optimizer leaves alone before it)."""
         return []
+
+    def study(self, split: Split) -> None:
+        """Looks at clean training images before the first step, the same each time."""
 
     def guide(self, batch: Batch) -> Batch:
         """Returns the batch and what a teacher says of it; runs before `perturb`."""

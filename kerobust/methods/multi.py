@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from kerobust.attacks import BALLS, PGD, UnionBall
+from kerobust.data import Split
 from kerobust.losses.similarity import cosine_similarity, spread
 from kerobust.methods.adversaries import (
     TYPES,
@@ -25,6 +26,7 @@ from kerobust.methods.teacher import (
     move_statistics,
     statistic_pairs,
 )
+from kerobust.methods.whitening import Whitening
 from kerobust.randomness import fold_in
 from kerobust.types import Tokens
 
@@ -43,6 +45,9 @@ class Multi(FrozenTeacher):
     as the student then is in inference mode. `scalar` has one lambda_t for all images.
     `fixed` adds weight * mean d_t(x), without margins; `none` adds nothing: FARE's loss
     divided by D if the class token is all that is trained.
+
+    With `distance=whitened` all squares are those of tokens in units of the spread of
+    the teacher's clean ones, see `Whitening`.
 
     All radii rise linearly over the first `warmup_share` of the updates. The export is
     a moving average of the student's weights (of batch norm's statistics too) that
@@ -81,7 +86,11 @@ class Multi(FrozenTeacher):
         super().__init__(student, teacher, config, **kwargs)
         self.warmup_steps = round(config.warmup_share * steps)
         chances = {**config.chances, HeadError.part: config.head_chance}
-        ways: list = [(TokenShift(student, part), PGD) for part in config.parts]
+        self.whitening = None
+        if config.distance == "whitened":
+            self.whitening = Whitening(teacher.width, config.shrinkage)
+        white = self.whitening
+        ways: list = [(TokenShift(student, part, white), PGD) for part in config.parts]
         attacked = [HeadError(student, head) for head in heads]
         ways += [(objective, objective.kind) for objective in attacked]
         self.attack = Adversaries(
@@ -91,7 +100,7 @@ class Multi(FrozenTeacher):
                 for search in config.searches(kind)
             ],
             config.combine,
-            TokenShift(student, config.tokens),
+            TokenShift(student, config.tokens, white),
             seed,
         )
         radii = config.radii
@@ -122,6 +131,10 @@ class Multi(FrozenTeacher):
             return {"encoder": self.encoder}
         return {"encoder": self.average, "student": self.encoder}
 
+    def study(self, split: Split) -> None:
+        if self.whitening is not None:
+            self.whitening.fit(self.teacher, split)
+
     def guide(self, batch: Batch) -> Batch:
         """Adds the teacher's `target_cls` [B, D], `target_patches` [B, N, D]."""
         tokens = self._tokens(self.teacher, batch["images"])
@@ -141,7 +154,7 @@ class Multi(FrozenTeacher):
         targets = _targets(batch)
         clean, attacked = self._seen(batch, training)
         distances = [
-            joined(token_distances(tokens, targets), self.config.tokens)
+            joined(self._distances(tokens, targets), self.config.tokens)
             for tokens in attacked
         ]
         for tokens in attacked:
@@ -153,10 +166,13 @@ class Multi(FrozenTeacher):
             **self._constraints(clean, targets),
         }
 
+    def _distances(self, first: Tokens, second: Tokens | None = None) -> dict:
+        return token_distances(first, second, self.whitening)
+
     def _constraints(self, clean: Tokens, targets: Tokens) -> dict[str, tf.Tensor]:
         """Returns the term of each token type, 0 where it is not held."""
         terms = {f"{each}_constraint": tf.constant(0.0) for each in TYPES}
-        squares, drifts = token_distances(targets), token_distances(clean, targets)
+        squares, drifts = self._distances(targets), self._distances(clean, targets)
         for each in TYPES:
             drift = tf.math.divide_no_nan(drifts[each], squares[each])
             self.measure(f"{each}_drift", drift)
@@ -198,7 +214,7 @@ class Multi(FrozenTeacher):
     def _slacks_now(self, batch: Batch) -> tf.Tensor:
         targets = _targets(batch)
         clean = self._tokens(self.encoder, batch["images"])
-        return self._slacks(token_distances(clean, targets), token_distances(targets))
+        return self._slacks(self._distances(clean, targets), self._distances(targets))
 
     def _seen(self, batch: Batch, training: bool) -> tuple[Tokens, list[Tokens]]:
         """Returns the student's clean tokens and those of each attacked batch.

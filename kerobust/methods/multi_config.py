@@ -22,6 +22,18 @@ class MultiConfig(FrozenTeacherConfig):
         "What is made robust and held in place: cls, patches, or both by halves.",
         choices=PARTS,
     )
+    distance: str = setting(
+        "mse",
+        "How far tokens are apart: mse, or whitened (in units of the spread of the"
+        " teacher's clean tokens, in every direction).",
+        choices=("mse", "whitened"),
+    )
+    shrinkage: float = setting(
+        0.1,
+        "For whitened: a spread that is added in all directions, in means of theirs.",
+        low=0,
+        open_low=True,
+    )
     attacks: tuple[str, ...] = setting(
         (),
         "What the attacks move: cls, patches, both (by halves); empty = all three, or"

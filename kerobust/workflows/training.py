@@ -112,6 +112,7 @@ def make_pretraining(experiment: Experiment, start=None) -> Method:
     with _new_networks(config):
         method = kind.from_experiment(config, shape, length, start, **more)
         compile_method(method, config.pretrain, images.size)
+    method.study(images)
     return method
 
 
