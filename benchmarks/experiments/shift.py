@@ -9,6 +9,7 @@ head reads says which distance predicts it.
 """
 
 import argparse
+import datetime
 
 import numpy as np
 import tensorflow as tf
@@ -56,12 +57,13 @@ def main() -> None:
     print(table)
     text = (
         f"Command: `python -m benchmarks.experiments.shift`. Machine: "
-        f"{_measure.place()}; encoders of seed {seed}. Spearman correlation over "
+        f"{_measure.place()}; encoders of seed {seed}; {datetime.date.today()}. "
+        "Spearman correlation over "
         f"{COUNT} test images x 8 attacks (the attack on class token, patches and both "
         "and the three attacks on tasks at 8/255, noise of 8/255, and the attack on "
         "both at 2/255) of the rise of a task's loss with the squared shift of the "
-        "tokens that its head reads. Last column: best whitened minus Euclidean, with "
-        "95 % of 1,000 draws of images."
+        "tokens that its head reads. Last column: best of the three whitened ones, which "
+        "favours them, minus Euclidean, with 95 % of 1,000 draws of images."
     )
     replace_section(
         ROOT / "docs" / "results.md",

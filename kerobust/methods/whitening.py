@@ -14,9 +14,9 @@ IMAGES = 2000  # Clean images whose spread counts.
 class Whitening(tf.keras.layers.Layer):
     """Maps tokens t of each type to W (t - m), with m the mean of clean ones.
 
-    W is `whitening_of` them: squared distances become those of Mahalanobis, and clean
-    tokens have a mean square of about 1. NaN before `fit`, so that nothing can be
-    trained with it.
+    W is `whitening_of` them: squared distances become those of Mahalanobis. With little
+    shrinkage clean tokens have a mean square of 1, with more of it a smaller one. NaN
+    before `fit`, so that nothing can be trained with it.
 
     Args:
         width: Width D of the tokens.
