@@ -62,8 +62,8 @@ def main() -> None:
         f"{COUNT} test images x 8 attacks (the attack on class token, patches and both "
         "and the three attacks on tasks at 8/255, noise of 8/255, and the attack on "
         "both at 2/255) of the rise of a task's loss with the squared shift of the "
-        "tokens that its head reads. Last column: best of the three whitened ones, which "
-        "favours them, minus Euclidean, with 95 % of 1,000 draws of images."
+        "tokens that its head reads. Last column: best of the three whitened ones, "
+        "which favours them, minus Euclidean, with 95 % of 1,000 draws of images."
     )
     replace_section(
         ROOT / "docs" / "results.md",
