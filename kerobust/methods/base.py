@@ -89,7 +89,10 @@ class Method(tf.keras.Model):
         return []
 
     def study(self, split: Split) -> None:
-        """Looks at clean training images before the first step, the same each time."""
+        """Looks at the training images as they are, before the first step.
+
+        A continued pretraining looks again, at the same.
+        """
 
     def guide(self, batch: Batch) -> Batch:
         """Returns the batch and what a teacher says of it; runs before `perturb`."""

@@ -143,9 +143,8 @@ def test_nothing_is_trained_before_the_clean_tokens_were_looked_at():
 
 def test_the_spread_is_that_of_the_teacher_and_part_of_the_checkpoint(tmp_path):
     source = datasets.load(datasets.DataConfig(name="digits"))
-    config = dataclasses.replace(
-        tiny_experiment(multi={"distance": "whitened"}), method="multi"
-    )
+    given = {"distance": "whitened", "student": "scratch"}
+    config = dataclasses.replace(tiny_experiment(multi=given), method="multi")
     start = config.model.build(SHAPE)
     method = make_pretraining(Experiment(config, source, tmp_path), start)
 
