@@ -108,10 +108,12 @@ class TaskEvaluator:
             }
             return {name: np.array(json.dumps(signs)) for name, signs in found.items()}
 
-        key = f"{_DIAGNOSIS}@{float(self.threat.epsilon)!r}"
-        # All workers find the same; the first of them keeps it.
-        arrays = workers().in_turn(lambda: state.get(key, 0, work)[0])
-        signs = {name: json.loads(str(text)) for name, text in arrays.items()}
+        def kept() -> dict[str, list]:
+            key = f"{_DIAGNOSIS}@{float(self.threat.epsilon)!r}"
+            arrays, _ = state.get(key, 0, work)
+            return {name: json.loads(str(text)) for name, text in arrays.items()}
+
+        signs = workers().by_chief(kept)
         return {name: [Finding(*each) for each in signs[name]] for name in probed}
 
     def _run(self, probed, split: Split, jobs, state, say, targets) -> dict[str, list]:
