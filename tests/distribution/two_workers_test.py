@@ -131,7 +131,7 @@ def test_two_workers_compare_encoders_as_one_does(tmp_path):
     encoder = VisionTransformer((16, 16), 8, 8, 1, 2)
     save_bundle({"encoder": encoder}, tmp_path / "vit", {})
     flags = [*BENCHMARK, "--benchmark.batch_size=4", f"--run.init_from={tmp_path}/vit"]
-    flags += ["--benchmark.tasks=segmentation", "--benchmark.diagnose=false"]
+    flags.append("--benchmark.tasks=segmentation")
     values = []
     for count in (1, 2):
         workdir = tmp_path / f"of {count}"
