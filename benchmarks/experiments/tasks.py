@@ -274,11 +274,14 @@ TASKS = {
         "distances in units of the spread of clean tokens. Further seeds were not run."
         "\n\n"
         "In the worst case of masks and depths `multi` beats both DeACL arms and FARE, "
-        "and clean it loses nothing against `mae`. What does it are the patches: alone "
-        "they are better still, and useless for classes, where the class token alone "
-        "is best. No arm protects classes: at 8/255 PGD leaves none of 100 images "
-        "right, at 2/255 it leaves 9. The margin never binds here (`multi_free` equals "
-        "`multi`), and whitened distances make masks and depths worse.",
+        "and clean it is no worse than `mae` beyond chance. What does it are the "
+        "patches: alone they are better still, and no help to classes, where the class "
+        "token alone has the best values, within chance. No arm protects what it was "
+        "made to protect from attacks on the output: at 8/255 PGD leaves none of 100 "
+        "images right, at 2/255 at most 9, and in the worst case every arm's depths "
+        "are farther off than the mean depth is. The margin never binds here "
+        "(`multi_free` equals `multi`), and whitened distances make masks and depths "
+        "worse.",
         flags=_SHORT,
         flagfile="configs/mae_scenes.flags",
         shared=(
