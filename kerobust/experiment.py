@@ -149,12 +149,13 @@ class ExperimentConfig:
                 f"trains classifiers. Received: method={self.method}, stages="
                 f"{','.join(self.run.stages)}. Use start,pretrain,evaluate."
             )
-        if "benchmark" in self.run.stages:
+        if "benchmark" in self.run.stages and "segmentation" in self.benchmark.tasks:
             self.benchmark.require(
                 self.data.labels != "repo" or self.benchmark.void == 0,
                 "void",
                 "must be 0 with --data.labels=repo, whose class 0 means nothing",
-                "Or use --data.labels=standard, the convention of published numbers.",
+                "For other masks than those of VOC, ADE20K and Cityscapes leave "
+                "--data.labels at standard.",
             )
 
     def to_flags(self) -> dict[str, str]:

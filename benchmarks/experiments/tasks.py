@@ -166,7 +166,7 @@ def _values(rows: list[dict]) -> str:
             values = [row["encoders"][arm]["values"][column] for row in rows]
             line[column] = _cell(metric, values)
         for attack, points in first["curves"].items():
-            for i in range(1, len(points) - 1):  # Neither clean nor the main ball.
+            for i in range(1, len(points) - 1):  # Not clean, nor the largest ball.
                 values = [row["encoders"][arm]["curves"][attack][i] for row in rows]
                 radius = f"{attack} at {255 * points[i]['epsilon']:g}/255"
                 line[radius] = _cell(metric, values)
@@ -275,13 +275,16 @@ TASKS = {
         "\n\n"
         "In the worst case of masks and depths `multi` beats both DeACL arms and FARE, "
         "and clean it is no worse than `mae` beyond chance. What does it are the "
-        "patches: alone they are better still, and no help to classes, where the class "
-        "token alone has the best values, within chance. No arm protects what it was "
+        "patches: alone they do a little better still (not tested as a pair), but for "
+        "classes under EmbedAttack no better than `mae`. The class token alone is "
+        "ahead for classes under the embedding suite and under PGD at 2/255, within "
+        "chance. No arm protects what it was "
         "made to protect from attacks on the output: at 8/255 PGD leaves none of 100 "
         "images right, at 2/255 at most 9, and in the worst case every arm's depths "
         "are farther off than the mean depth is. The margin never binds here "
-        "(`multi_free` equals `multi`), and whitened distances make masks and depths "
-        "worse.",
+        "(`multi_free` nearly equals `multi`; at the end of training no image exceeds "
+        "it), and whitened distances make masks and depths worse. Whitening took its "
+        "spread from the same places of every image then; by now all places count.",
         flags=_SHORT,
         flagfile="configs/mae_scenes.flags",
         shared=(

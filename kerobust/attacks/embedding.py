@@ -132,7 +132,7 @@ def whitening_of(tokens: tf.Tensor, shrinkage: float = 0.1) -> tf.Tensor:
 
     With S the covariance of the tokens it is (S + g tr(S) / D I)^(-1/2): the squared
     length of a whitened shift bounds how far any linear head moves, in units of that
-    head's own spread over clean images.
+    head's own spread over clean images, to which g adds a floor.
 
     Args:
         tokens: float [N, D], of clean images.

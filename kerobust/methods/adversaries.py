@@ -24,21 +24,18 @@ def token_distances(
 
     The squared Euclidean distance over D coordinates divided by D; of patches the mean
     over them. None in place of `second` are tokens of zeros, which gives the mean
-    square of a coordinate of `first`. With `whitening` it is that of whitened tokens.
+    square of a coordinate of `first`; with `whitening`, of whitened tokens, which are
+    centred.
     """
-    scaled = [_scaled(each, whitening) for each in (first, second) if each is not None]
     found = {}
-    for name in TYPES:
-        change = getattr(scaled[0], name)
+    for name, own in first._asdict().items():
+        change = tf.cast(own, tf.float32)
         if second is not None:
-            change -= getattr(scaled[1], name)
+            change -= tf.cast(getattr(second, name), tf.float32)
+        if whitening is not None:
+            change = whitening(change, name, centre=second is None)
         found[name] = tf.reduce_mean(change**2, axis=range(1, change.shape.rank))
     return found
-
-
-def _scaled(tokens: Tokens, whitening: Whitening | None) -> Tokens:
-    tokens = Tokens(*(tf.cast(each, tf.float32) for each in tokens))
-    return tokens if whitening is None else whitening(tokens)
 
 
 def joined(values: dict, part: str) -> tf.Tensor:

@@ -15,18 +15,20 @@ class Whitening(tf.keras.layers.Layer):
     """Maps tokens t of each type to W (t - m), with m the mean of clean ones.
 
     W is `whitening_of` them: squared distances become those of Mahalanobis. With little
-    shrinkage clean tokens have a mean square of 1, with more of it a smaller one. NaN
-    before `fit`, so that nothing can be trained with it.
+    shrinkage, and many more images than D, clean tokens have a mean square of 1; with
+    more of it a smaller one. NaN before `fit`, so that nothing can be trained with it.
 
     Args:
         width: Width D of the tokens.
         shrinkage: See `whitening_of`.
 
     Call arguments:
-        tokens: `Tokens` float32 [B, D] and [B, N, D].
+        tokens: float32 [..., D], tokens or differences of them.
+        kind: "cls" or "patches".
+        centre: Whether m is subtracted, which differences do not need.
 
     Returns:
-        `Tokens` of the same shapes.
+        float32 [..., D].
     """
 
     def __init__(self, width: int, shrinkage: float):
@@ -39,13 +41,10 @@ class Whitening(tf.keras.layers.Layer):
             shape = [width, width]
             self._maps[kind] = self.add_weight(f"{kind}_map", shape, None, unset)
 
-    def call(self, tokens: Tokens) -> Tokens:
-        return Tokens(
-            *(
-                tf.linalg.matmul(each - self._means[kind], self._maps[kind])
-                for kind, each in tokens._asdict().items()
-            )
-        )
+    def call(self, tokens: tf.Tensor, kind: str, centre: bool = True) -> tf.Tensor:
+        if centre:
+            tokens -= self._means[kind]
+        return tf.linalg.matmul(tokens, self._maps[kind])
 
     def fit(self, encoder: tf.keras.Model, split: Split) -> None:
         """Takes means and spreads from an encoder's tokens of up to 2,000 images."""

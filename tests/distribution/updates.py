@@ -15,10 +15,15 @@ from kerobust.tasks import Classification
 from tests.methods.tiny import tiny_classifier, tiny_pretraining
 
 BATCH = 16
-NAMES = (*METHODS, "natural", "fast", "pgd", "trades")
+WHITENED = "multi_whitened"
+NAMES = (*METHODS, WHITENED, "natural", "fast", "pgd", "trades")
 
 
 def make_method(name: str):
+    if name == WHITENED:
+        # Much shrinkage: else rounding is magnified with the smallest directions.
+        given = {"distance": "whitened", "shrinkage": 10.0}
+        return tiny_pretraining("multi", multi=given)
     if name in METHODS:
         return tiny_pretraining(name, mi_batch=BATCH // 2)
     config = FinetuneConfig(attack=name, attack_steps=2, drop_path=0.5)
@@ -41,6 +46,7 @@ def weights_after_two_steps(
         method = make_method(name)
         method.compile(optimizer=wrap(tf.keras.optimizers.SGD(0.1)))
         method.accumulation_steps = accumulation_steps
+    method.study(split)
     batches = training_batches(
         split,
         batch_size=BATCH,

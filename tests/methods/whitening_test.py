@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from kerobust.attacks import TokenDistance, whitening_of
 from kerobust.data import datasets
+from kerobust.evaluation.clean_tokens import clean_tokens
 from kerobust.methods import METHODS
 from kerobust.methods.adversaries import TokenShift, token_distances
-from kerobust.methods.whitening import Whitening
+from kerobust.methods.whitening import IMAGES, Whitening
 from kerobust.types import Tokens
 from kerobust.workflows.preparing import Experiment
 from kerobust.workflows.training import make_pretraining
@@ -38,21 +39,36 @@ def fitted(encoder, shrinkage=0.1):
     return whitening
 
 
+def looked_at():
+    """Returns the tokens of which the spread is taken."""
+    return clean_tokens(plain, SPLIT, IMAGES)
+
+
 def two_batches(encoder):
     images = tf.constant(SPLIT.arrays()[0])
     return encoder(images[:5]), encoder(images[5:10])
 
 
+def test_all_places_of_the_grid_count():
+    def encoder(images):
+        places = tf.tile(tf.range(49.0)[tf.newaxis, :, tf.newaxis], [len(images), 1, 1])
+        return Tokens(tf.zeros([len(images), 1]), places)
+
+    tokens = clean_tokens(encoder, SPLIT, limit=70, batch_size=32)
+
+    assert tokens.cls.shape == (70, 1)
+    places, counts = np.unique(tokens.patches, return_counts=True)
+    np.testing.assert_array_equal(places, np.arange(49))
+    assert set(counts) == {10}
+
+
 def test_the_distance_is_that_of_mahalanobis():
-    images = SPLIT.arrays()[0]
     first, second = two_batches(plain)
 
     found = token_distances(first, second, fitted(plain))
 
-    for kind, every in zip(
-        Tokens._fields, (plain(images).cls, plain(images).patches[:, ::7]), strict=True
-    ):
-        spread = np.cov(np.reshape(every, [-1, WIDTH]), rowvar=False, bias=True)
+    for kind, every in looked_at()._asdict().items():
+        spread = np.cov(every, rowvar=False, bias=True)
         spread += 0.1 * np.trace(spread) / WIDTH * np.eye(WIDTH)
         change = np.array(getattr(first, kind) - getattr(second, kind))
         squares = (change @ np.linalg.inv(spread) * change).sum(-1) / WIDTH
@@ -61,10 +77,10 @@ def test_the_distance_is_that_of_mahalanobis():
 
 
 def test_clean_tokens_have_a_mean_square_of_one():
-    tokens = plain(tf.constant(SPLIT.arrays()[0]))
-    looked_at = Tokens(tokens.cls, tokens.patches[:, ::7])
+    cls, patches = looked_at()
+    tokens = Tokens(cls, patches[:, np.newaxis])
 
-    found = token_distances(looked_at, None, fitted(plain, 1e-5))
+    found = token_distances(tokens, None, fitted(plain, 1e-5))
 
     assert np.mean(found["cls"]) == pytest.approx(1.0, abs=0.01)
     assert np.mean(found["patches"]) == pytest.approx(1.0, abs=0.01)
@@ -92,8 +108,7 @@ def test_with_much_shrinkage_it_is_the_plain_distance_up_to_scale():
 def test_the_attack_climbs_what_the_attack_on_embeddings_calls_whitened():
     images = tf.constant(SPLIT.arrays()[0])
     whitening = fitted(plain)
-    rows = tf.reshape(plain(images).patches[:, ::7], [-1, WIDTH])
-    given = {"distance": "whitened", "whitening": whitening_of(rows)}
+    given = {"distance": "whitened", "whitening": whitening_of(looked_at().patches)}
     theirs = TokenDistance(plain, part="patches", **given)
 
     values = TokenShift(plain, "patches", whitening)(images[:3], plain(images[3:6]))
@@ -111,12 +126,48 @@ def make(**multi):
     return method
 
 
-def test_losses_and_constraints_are_whitened():
-    method = make(constraint="fixed", weight=2.0, warmup_share=0.0)
+def studied(**multi):
+    """Returns a method whose student is away from its teacher."""
+    method = make(**multi)
     method.study(SPLIT)
     for index, variable in enumerate(method.encoder.trainable_variables):
         noise = tf.random.stateless_normal(variable.shape, [index, 7])
         variable.assign_add(0.05 * noise)
+    return method
+
+
+def test_attacks_and_their_judge_see_whitened_distances():
+    method = studied(combine="maximum")
+    images = first_batch()["images"]
+    targets = method.teacher(images)
+    found = token_distances(method.encoder(images), targets, method.whitening)
+
+    both = 0.5 * (found["cls"] + found["patches"])
+    shifts = {each.objective.part: each.objective for each in method.attack.members}
+    judges = {**shifts, "judge": method.attack.judge}
+    for part, expected in {**found, "both": both, "judge": both}.items():
+        values = judges[part](images, targets)
+        np.testing.assert_allclose(values, expected, rtol=1e-4)
+
+
+def test_margins_are_whitened():
+    method = studied(constraint="scalar", rho_cls=0.5, rho_patches=0.5)
+    batch = method.guide(first_batch())
+    targets = method.teacher(batch["images"])
+    drifts, squares = (
+        token_distances(*tokens, whitening=method.whitening)
+        for tokens in ((method.encoder(batch["images"]), targets), (targets,))
+    )
+
+    slacks = method._slacks_now(batch)
+
+    for index, kind in enumerate(Tokens._fields):
+        expected = drifts[kind] - 0.5 * squares[kind]
+        np.testing.assert_allclose(slacks[:, index], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_losses_and_constraints_are_whitened():
+    method = studied(constraint="fixed", weight=2.0, warmup_share=0.0)
     batch = method.perturb(method.guide(first_batch()))
 
     terms = method.loss_terms(batch, training=False)
