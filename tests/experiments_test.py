@@ -171,7 +171,7 @@ def test_tables_across_tasks_hold_values_and_gains_over_the_first():
     def row(worst):
         each = {"value": worst, "low": worst - 0.1, "high": worst + 0.1}
         near = {"value": worst + 0.125, "low": worst, "high": worst + 0.25}
-        points = [(0, each), (2 / 255, near), (8 / 255, each)]
+        points = [(0, each), (2 / 255, near), (8 / 255, each), (16 / 255, each)]
         curve = [{"epsilon": radius} | found for radius, found in points]
         values = dict.fromkeys(tasks._COLUMNS, each)
         return {"metric": "accuracy", "values": values, "curves": {"task": curve}}
@@ -181,15 +181,16 @@ def test_tables_across_tasks_hold_values_and_gains_over_the_first():
     }
     found = [{"encoders": {"dino": first, "multi": row(0.5)}}]
 
-    values = tasks._values(found).splitlines()
+    values = tasks._values(found, 8 / 255).splitlines()
     gains = tasks._against(found).splitlines()
 
     assert "| multi | 50.0 [40.0, 60.0]" in values[3]
-    assert values[0].split("|")[-2].strip() == "task at 2/255"
-    assert values[3].split("|")[-2].strip() == "62.5 [50.0, 75.0]"
+    names, cells = ([x.strip() for x in values[i].split("|")] for i in (0, 3))
+    assert names[-3:-1] == ["task at 2/255", "task at 16/255"]
+    assert cells[-3:-1] == ["62.5 [50.0, 75.0]", "50.0 [40.0, 60.0]"]
     assert gains[2].split("|")[1:3] == [" multi ", " 25.0 [-12.5, 50.0] "]
     assert "37.5 (25.0, 50.0)" in tasks._values(
-        [found[0], {"encoders": {"dino": row(0.5), "multi": row(0.5)}}]
+        [found[0], {"encoders": {"dino": row(0.5), "multi": row(0.5)}}], 8 / 255
     )
 
 

@@ -59,7 +59,8 @@ class Compared(Folders):
             self.beside,
         ]
         for data in found[0]:
-            parts += _sections(data, [each[data] for each in found])
+            radius = reports[0]["threat"]["epsilon"]
+            parts += _sections(data, [each[data] for each in found], radius)
         replace_section(ROOT / "docs" / "results.md", self.title, "\n\n".join(parts))
 
     def _folders(self, seed: int):
@@ -128,12 +129,18 @@ class Elsewhere(Compared):
         self.compare(encoders, seed, extra)
 
 
-def _sections(data: str, found: list[dict]) -> list[str]:
-    """Returns the tables of all tasks on one data set, from reports of the seeds."""
+def _sections(data: str, found: list[dict], radius: float) -> list[str]:
+    """Returns the tables of all tasks on one data set, from reports of the seeds.
+
+    Args:
+        data: Name of the data set.
+        found: Of each seed, task -> its part of the report.
+        radius: Of the ball of all columns that name no other.
+    """
     data, parts = pathlib.Path(data).name, []
     for task in found[0]:
         rows = [each[task] for each in found]
-        parts += [f"## {task} on {data}: {_about(rows)}", _values(rows)]
+        parts += [f"## {task} on {data}: {_about(rows)}", _values(rows, radius)]
         parts += [
             "Worst case against the first row, paired over images; positive is better:",
             _against(rows),
@@ -157,7 +164,7 @@ def _about(rows: list[dict]) -> str:
     return f"{unit[first['metric']]} on {first['images']} images{floor}"
 
 
-def _values(rows: list[dict]) -> str:
+def _values(rows: list[dict], radius: float) -> str:
     """Returns a row per arm: its interval, or mean and values of several seeds."""
     lines = []
     for arm, first in rows[0]["encoders"].items():
@@ -166,10 +173,11 @@ def _values(rows: list[dict]) -> str:
             values = [row["encoders"][arm]["values"][column] for row in rows]
             line[column] = _cell(metric, values)
         for attack, points in first["curves"].items():
-            for i in range(1, len(points) - 1):  # Not clean, nor the largest ball.
-                values = [row["encoders"][arm]["curves"][attack][i] for row in rows]
-                radius = f"{attack} at {255 * points[i]['epsilon']:g}/255"
-                line[radius] = _cell(metric, values)
+            for i, point in enumerate(points):
+                if point["epsilon"] not in (0, radius):
+                    values = [row["encoders"][arm]["curves"][attack][i] for row in rows]
+                    column = f"{attack} at {255 * point['epsilon']:g}/255"
+                    line[column] = _cell(metric, values)
         lines.append(line)
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
 

@@ -84,6 +84,7 @@ def _pretrain(experiment: Experiment, name: str, bundle: str) -> None:
         start = None if bundle == START else start_of(experiment)
         method = make_pretraining(experiment, start)
         settings, images = experiment.config.pretrain, training_images(experiment)
+        method.study(images)
         seconds = _train(experiment, method, settings, images, name)
         _save(method.exports, folder, _info(experiment, seconds))
 
@@ -112,7 +113,6 @@ def make_pretraining(experiment: Experiment, start=None) -> Method:
     with _new_networks(config):
         method = kind.from_experiment(config, shape, length, start, **more)
         compile_method(method, config.pretrain, images.size)
-    method.study(images)
     return method
 
 

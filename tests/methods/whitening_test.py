@@ -12,9 +12,10 @@ from kerobust.evaluation.clean_tokens import clean_tokens
 from kerobust.methods import METHODS
 from kerobust.methods.adversaries import TokenShift, token_distances
 from kerobust.methods.whitening import IMAGES, Whitening
+from kerobust.models.bundle import save_bundle
 from kerobust.types import Tokens
 from kerobust.workflows.preparing import Experiment
-from kerobust.workflows.training import make_pretraining
+from kerobust.workflows.training import StoppedError, pretrain
 from tests.methods.tiny import LENGTH, SHAPE, first_batch, tiny_experiment
 
 WIDTH = 4
@@ -192,12 +193,25 @@ def test_nothing_is_trained_before_the_clean_tokens_were_looked_at():
     assert np.isnan(method.loss_terms(batch, training=True)["adversarial"])
 
 
-def test_the_spread_is_that_of_the_teacher_and_part_of_the_checkpoint(tmp_path):
+def test_the_spread_is_that_of_the_teacher_and_part_of_the_checkpoint(
+    tmp_path, monkeypatch
+):
     source = datasets.load(datasets.DataConfig(name="digits"))
     given = {"distance": "whitened", "student": "scratch"}
-    config = dataclasses.replace(tiny_experiment(multi=given), method="multi")
-    start = config.model.build(SHAPE)
-    method = make_pretraining(Experiment(config, source, tmp_path), start)
+    config = tiny_experiment(multi=given)
+    save_bundle({"encoder": config.model.build(SHAPE)}, tmp_path / "teacher", {})
+    run = dataclasses.replace(config.run, init_from=str(tmp_path / "teacher"))
+    config = dataclasses.replace(config, method="multi", run=run)
+    trained = []
+
+    def stop(experiment, method, *given):
+        trained.append(method)
+        raise StoppedError
+
+    monkeypatch.setattr("kerobust.workflows.training._train", stop)
+    with pytest.raises(StoppedError):
+        pretrain(Experiment(config, source, tmp_path / "run"))
+    (method,) = trained
 
     expected = Whitening(method.teacher.width, 0.1)
     expected.fit(method.teacher, source.splits["train"])
