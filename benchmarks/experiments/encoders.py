@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.cells import accuracy, flags
-from benchmarks.experiments.running import Folders, run, usage
+from benchmarks.experiments.running import Folders, run, spent
 from kerobust.config import format_number
 from kerobust.evaluation.metrics import paired_bootstrap
 
@@ -70,12 +70,11 @@ class Encoders(Folders):
         """Rewrites the section of this table in docs/results.md."""
         found = [self.results(seed) for seed in seeds]
         folders = [self.workdir(arm, seed) for seed in seeds for arm in self.arms]
-        cost = usage(folders)
         about = found[0][TEACHER]
         command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
         setting = (
-            f"Command: `{command}`. Machine: {machine}; {cost['seconds'] / 60:.0f} "
-            f"minutes recorded. Seeds: {len(found)}. {about['natural']['total']} test "
+            f"Command: `{command}`. Machine: {machine}; {spent(folders)}. Seeds: "
+            f"{len(found)}. {about['natural']['total']} test "
             "images, linf. SLF: a linear classifier on the clean class tokens of the "
             f"frozen encoder. Settings: {self.flagfile} and "
             "benchmarks/experiments/encoders.py. No run is left out."

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.cells import accuracy, flags, spread
-from benchmarks.experiments.running import Folders, run, usage
+from benchmarks.experiments.running import Folders, run, spent
 from kerobust.models.bundle import read_info
 
 _SURROGATE = 1000  # Seed; no table has it.
@@ -67,13 +67,12 @@ class Ensembles(Folders):
         folders = [self.workdir(arm, seed) for seed in seeds for arm in self.arms]
         folders += [folder / norm for folder in folders for norm in self.evaluations]
         folders.append(self.surrogate)
-        cost = usage(folders)
         words = ["python -m benchmarks.experiments", self.name]
         words += [f"--seeds {len(seeds)}"] * (len(seeds) != self.seeds)
         command = " ".join([*words, *extra])
         parts = [
-            f"Command: `{command}`. Machine: {machine}; {cost['seconds'] / 60:.0f} "
-            f"minutes recorded. Seeds: {len(seeds)}. Settings: {self.flagfile} and "
+            f"Command: `{command}`. Machine: {machine}; {spent(folders)}. Seeds: "
+            f"{len(seeds)}. Settings: {self.flagfile} and "
             "benchmarks/experiments/ensembles.py. No run is left out.",
             self.beside,
         ]

@@ -1,13 +1,12 @@
 """Writes the sections of docs/results.md from the run folders of `make experiments`."""
 
-import json
 
 import numpy as np
 from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.pictures import draw
-from benchmarks.experiments.running import usage
+from benchmarks.experiments.running import spent
 from benchmarks.experiments.tables import MAIN, Table
 from kerobust.evaluation.metrics import mcnemar, paired_bootstrap, wilson
 
@@ -29,7 +28,7 @@ def write(table: Table, seeds: range, machine: str, extra: list[str]) -> None:
     found = [table.results(seed) for seed in seeds]
     arms = list(found[0])
     parts = [
-        _setting(table, found, f"{machine}; {_spent(table, seeds)}", extra),
+        _setting(table, found, f"{machine}; {spent(table.workdirs(seeds))}", extra),
         "## Accuracy" + (", mean over seeds" if len(found) > 1 else ", one seed"),
         _table(_mean_row(arm, found) for arm in arms),
         table.beside,
@@ -47,19 +46,6 @@ def write(table: Table, seeds: range, machine: str, extra: list[str]) -> None:
         parts.append(_probe_text([table.probes(seed) for seed in seeds]))
     parts += ["## Losses and reconstructions", draw(table)]
     replace_section(ROOT / "docs" / "results.md", table.title, "\n\n".join(parts))
-
-
-def _spent(table: Table, seeds: range) -> str:
-    folders = table.workdirs(seeds)
-    texts = [(folder / "environment.json").read_text() for folder in folders]
-    date = max(json.loads(text)["time"] for text in texts)[:10]
-    cost = usage(folders)
-    if not cost:
-        return f"{date}; time and memory were not recorded"
-    return (
-        f"{date}; {cost['seconds'] / 60:.0f} minutes recorded, at most "
-        f"{cost['peak_megabytes'] / 1000:.1f} GB of memory"
-    )
 
 
 def _setting(table: Table, found: list[dict], machine: str, extra: list[str]) -> str:

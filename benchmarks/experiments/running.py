@@ -83,11 +83,13 @@ def run(workdir: pathlib.Path, flagfile: str, stages: str, *flags: str) -> pathl
     return workdir
 
 
-def usage(workdirs: list[pathlib.Path]) -> dict:
-    """Returns what runs cost, as far as recorded, in all starts together.
+def spent(workdirs: list[pathlib.Path]) -> str:
+    """Returns the day of the newest run and what all of them cost, as far as recorded.
 
-    "seconds" are added up, "peak_megabytes" is of the largest process.
+    Time adds up over all starts of all runs; memory is that of the largest process.
     """
+    texts = [(folder / "environment.json").read_text() for folder in workdirs]
+    date = max(json.loads(text)["time"] for text in texts)[:10]
     ends = [
         json.loads(line)
         for workdir in workdirs
@@ -95,8 +97,9 @@ def usage(workdirs: list[pathlib.Path]) -> dict:
         for line in (workdir / _USAGE).read_text().splitlines()
     ]
     if not ends:
-        return {}
-    return {
-        "seconds": sum(end["seconds"] for end in ends),
-        "peak_megabytes": max(end["peak_megabytes"] for end in ends),
-    }
+        return f"{date}; time and memory were not recorded"
+    minutes = sum(end["seconds"] for end in ends) / 60
+    gigabytes = max(end["peak_megabytes"] for end in ends) / 1000
+    return (
+        f"{date}; {minutes:.0f} minutes recorded, at most {gigabytes:.1f} GB of memory"
+    )

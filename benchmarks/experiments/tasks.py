@@ -13,7 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks._pages import ROOT, replace_section
-from benchmarks.experiments.running import Folders, run, usage
+from benchmarks.experiments.running import Folders, run, spent
 
 TEACHER = "mae"
 _BENCHMARK = "configs/benchmark.flags"
@@ -48,12 +48,10 @@ class Compared(Folders):
         """Rewrites the section of this table in docs/results.md."""
         reports = [self._report(seed) for seed in seeds]
         found = [each["data"] for each in reports]
-        date = max(each["environment"]["time"][:10] for each in reports)
         folders = [each for seed in seeds for each in sorted(self._folders(seed))]
         command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
         parts = [
-            f"Command: `{command}`. Machine: {machine}; {date}; "
-            f"{usage(folders)['seconds'] / 60:.0f} minutes recorded. Seeds: "
+            f"Command: `{command}`. Machine: {machine}; {spent(folders)}. Seeds: "
             f"{len(found)}. Settings: {_BENCHMARK}, benchmarks/experiments/tasks.py. "
             "No run is left out.",
             self.beside,
