@@ -243,8 +243,14 @@ def test_every_arm_of_ensembles_goes_on_from_the_one_it_names(
         assert trained.run.init_from == before
         assert trained.method == ("dverge" if "dverge" in arm else "ensemble")
         assert [config.run.init_from for config in tested] == [own] * len(tested)
-        assert [config.attack.norm for config in tested] == list(table.evaluations)
+        norms = [config.attack.norm for config in tested]
+        assert norms == [
+            {"report": "linf"}.get(name, name) for name in table.evaluations
+        ]
         assert tested[0].diversity.surrogates == (f"{table.surrogate}/ensemble",)
+        assert [config.evaluate.diversity for config in tested] == [
+            name == "linf" for name in table.evaluations
+        ]
     attacks = {
         arm: configs[step * i].ensemble.attack for i, arm in enumerate(table.arms)
     }
@@ -261,22 +267,29 @@ def test_tables_of_ensembles_name_the_arm_and_average_the_seeds():
 
     networks = {"model": [found([1, 1]), found([1, 0])], "model member 1": []}
     networks["model member 1"] = [found([0, 0]), found([0, 0])]
-    success = {
-        "member 1": {"member 1": 1.0, "member 2": 0.1, "ensemble": 0.3},
-        "member 2": {"member 1": 0.3, "member 2": 0.8, "ensemble": 0.5},
+    right = {
+        "member 1": {"member 1": [0, 0], "member 2": [1, 1], "ensemble": [1, 0]},
+        "member 2": {"member 1": [1, 0], "member 2": [0, 1], "ensemble": [1, 0]},
     }
-    shared = {"transfer": {"success": success}, "diversity": {"mean": 2.5}}
-    shared["black_box"] = {"all": {"accuracy": 0.7}}
+    shared = {"transfer": {"examples": {"robust": right}}, "diversity": {"mean": 2.5}}
+    shared |= {"black_box": {"all": {"correct": 7, "total": 10}}, "images": 2}
     info = {"seconds": 30.0, "flags": {"pretrain.epochs": "3"}}
 
     rows = ensembles.accuracies({"dverge": networks}).splitlines()
-    line = ensembles.sharing({"dverge": [shared]}).splitlines()[2]
+    one, three = (
+        [cell.strip() for cell in text.splitlines()[2].split("|")[1:-1]]
+        for text in (
+            ensembles.sharing({"dverge": [shared] * count}) for count in (1, 3)
+        )
+    )
     last = ensembles.training({"dverge": [info]}).splitlines()[2]
 
     assert "| dverge          | 100.0 ± 0.0 | 75.0 ± 35.4 | 75.0 ± 35.4" in rows[2]
     assert rows[3].startswith("| dverge member 1 |")
-    cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells == ["dverge", "90.0", "20.0", "40.0", "2.5", "70.0"]
+    means = ["75.0", "25.0", "50.0", "2.5", "70.0"]
+    assert three == ["dverge", "2, 2, 2", *(f"{each} ± 0.0" for each in means)]
+    assert one[2:4] == ["75.0 [50.0, 100.0]", "25.0 [0.0, 50.0]"]
+    assert one[-1] == "70.0 [39.7, 89.2]"
     assert [cell.strip() for cell in last.split("|")[1:-1]] == ["dverge", "3", "10.0"]
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kerobust.evaluation.metrics import wilson
+from kerobust.evaluation.metrics import paired_bootstrap, wilson
 
 
 def flags(result: dict, kind: str) -> np.ndarray:
@@ -25,6 +25,19 @@ def accuracy(seeds: list[np.ndarray]) -> str:
     if len(seeds) == 1:
         low, high = (100 * x for x in wilson(int(seeds[0].sum()), seeds[0].size))
         return f"{100 * seeds[0].mean():.1f} [{low:.1f}, {high:.1f}]"
+    return spread([100 * each.mean() for each in seeds])
+
+
+def mean(seeds: list[np.ndarray]) -> str:
+    """Returns a mean in %: of one seed with its interval, of several with deviation.
+
+    Args:
+        seeds: float [N] of every seed, a share of each image.
+    """
+    if len(seeds) == 1:
+        bounds = paired_bootstrap(seeds[0], np.zeros_like(seeds[0]))
+        value, low, high = (100 * x for x in bounds)
+        return f"{value:.1f} [{low:.1f}, {high:.1f}]"
     return spread([100 * each.mean() for each in seeds])
 
 

@@ -1,6 +1,5 @@
 """Writes the sections of docs/results.md from the run folders of `make experiments`."""
 
-
 import numpy as np
 from tabulate import tabulate
 

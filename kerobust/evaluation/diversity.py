@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kerobust.attacks import (
     PGD,
+    Attack,
     CrossEntropy,
     DiversePGD,
     FeatureMatch,
@@ -100,7 +101,7 @@ def vulnerability_diversity(
     image tells how much j was moved too. The layer is drawn for every batch.
 
     Args:
-        members: At least two `Classifier`s with the same number of layers.
+        members: At least two `Classifier`s; the layers that all of them have are drawn.
         images: float [N, H, W, C] in [0, 1], at least two.
         labels: int [N].
         epsilon: Largest change of a pixel.
@@ -119,26 +120,51 @@ def vulnerability_diversity(
         if len(each) < 2:
             raise ValueError(f"`{name}` must be at least two. Received: {len(each)}.")
     check_count("batch_size", batch_size)
+    layers = range(1, 1 + min(member.layer_count for member in members))
     draws = np.random.default_rng(seed)
     others = draws.permutation(len(images))
     attack = MomentumPGD(epsilon, steps=steps, step_size=epsilon / steps, seed=seed)
     matches = {
-        (index, layer): FeatureMatch(functools.partial(member.layer, number=layer))
-        for index, member in enumerate(members)
-        for layer in range(1, members[0].layer_count + 1)
+        layer: [
+            FeatureMatch(functools.partial(each.layer, number=layer))
+            for each in members
+        ]
+        for layer in layers
     }
     judges = [CrossEntropy(member) for member in members]
     total = np.zeros([len(members), len(members)])
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
-        layer = int(draws.integers(1, members[0].layer_count + 1))
+        layer = int(draws.integers(layers.start, layers.stop))
         targets, wanted = images[others[rows]], tf.constant(labels[others[rows]])
-        for index in range(len(members)):
-            match = matches[index, layer]
-            moved = attack(images[rows], match.outputs(targets), match)
-            losses = [np.sum(judge(moved, wanted)) for judge in judges]
-            total[index] += losses
+        given = (images[rows], targets, wanted)
+        total += distilled_losses(attack, matches[layer], judges, *given)
     return VulnerabilityDiversity(total / len(images))
+
+
+def distilled_losses(
+    attack: Attack,
+    matches: Sequence[FeatureMatch],
+    judges: Sequence[CrossEntropy],
+    images,
+    targets,
+    labels,
+) -> np.ndarray:
+    """Returns the loss of every member on what is distilled from every member.
+
+    Args:
+        attack: Moves images.
+        matches: Features of member i that are to become those of the targets.
+        judges: Cross-entropy of member j.
+        images: float [B, H, W, C] in [0, 1].
+        targets: float [B, H, W, C], the images to look like.
+        labels: int [B], of the targets.
+
+    Returns:
+        float64 [i, j], the sums over images.
+    """
+    moved = [attack(images, match.outputs(targets), match) for match in matches]
+    return np.array([[np.sum(judge(x, labels)) for judge in judges] for x in moved])
 
 
 class Diversity:

@@ -56,7 +56,8 @@ class Dverge(EnsembleTraining):
     L = weight * sum_i sum_{j != i} CE(f_i(x'_j), y) + clean_weight * sum_i CE(f_i(x),
     y), and with `EnsembleConfig.attack` the loss on attacked images too (DVERGE + AdvT
     is `members`). x'_j is constant in L, so members are updated at once and their order
-    changes nothing. Batches need `partners`, the unrelated images.
+    changes no weight; random starts of PGD and the running statistics of batch norm
+    follow it. Batches need `partners`, the unrelated images.
 
     Args:
         ensemble: `Ensemble` of two `Classifier`s or more.
@@ -67,7 +68,8 @@ class Dverge(EnsembleTraining):
         seed: Of the draws.
 
     Raises:
-        UserError: If there are fewer than two members, or the layer does not exist.
+        UserError: If there are fewer than two members, an encoder shows no layers
+            (`layer_outputs`), or the layer does not exist.
 
     References:
         Yang et al., 2020, arXiv:2009.14720, algorithm 1, and its code, which has no
@@ -182,6 +184,13 @@ class Dverge(EnsembleTraining):
 
     def _layers(self) -> list[int]:
         """Returns the layers that may be drawn."""
+        for member in self.members:
+            if not hasattr(member.encoder, "layer_outputs"):
+                raise UserError(
+                    "`ensemble` must have encoders that show their layers "
+                    "(`layer_outputs`): DVERGE distils features of single layers. "
+                    f"Received: {type(member.encoder).__name__}."
+                )
         count = min(member.layer_count for member in self.members)
         chosen = self.dverge.layer
         self.dverge.require(

@@ -12,12 +12,14 @@ from kerobust.methods.start import Length
 from kerobust.models.ensemble import COMBINATIONS, Ensemble
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.resnet import ResNet
+from kerobust.models.resnet18 import ResNet18
 from kerobust.models.weights import copy_weights
 from kerobust.randomness import fold_in
 from kerobust.tasks import Classification
 
 # A normal spread of 1 / sqrt(3 inputs) is that of PyTorch's uniform kernels.
 _HEAD_STDDEV = 0.06
+NETWORKS = ("conv", "resnet20", "resnet18", "vit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +32,13 @@ class EnsembleConfig(Config):
     network: str = setting(
         "conv",
         "conv: a small convolutional network (--conv); resnet20: with projections;"
-        " vit: a vision transformer (--model).",
-        choices=("conv", "resnet20", "vit"),
+        " resnet18; vit: a vision transformer (--model).",
+        choices=NETWORKS,
     )
-    combine: str = setting(
-        "probabilities",
+    combine: str | None = setting(
+        None,
         "How members answer together: probabilities (their mean), logits (their mean)"
-        " or votes.",
+        " or votes; empty = as in the bundle, new ones by probabilities.",
         choices=tuple(COMBINATIONS),
     )
     attack: str = setting(
@@ -69,6 +71,9 @@ class EnsembleTraining(Method):
         config: `EnsembleConfig`.
         threat: `AttackConfig`, the ball of the attack.
 
+    Raises:
+        UserError: If the attack is to go through an ensemble whose members vote.
+
     References:
         Yang et al., 2020, arXiv:2009.14720, and its code (`train_baseline`,
         `train_adv`, which attacks the ensemble).
@@ -84,6 +89,12 @@ class EnsembleTraining(Method):
         self, ensemble: Ensemble, config: EnsembleConfig, threat: AttackConfig, **kwargs
     ):
         super().__init__(**kwargs)
+        config.require(
+            config.attack != "ensemble" or ensemble.combine != "votes",
+            "attack",
+            "must be members or natural where members vote: votes let no gradient pass",
+            "Or use --ensemble.combine=probabilities.",
+        )
         self.ensemble, self.config = ensemble, config
         self.task = Classification(ensemble.members[0].head.num_classes)
         self.attack = PGD(
@@ -208,21 +219,19 @@ def new_ensemble(experiment, image_shape, num_classes: int, start) -> Ensemble:
         "Use --run.devices=1.",
     )
     if start is None:
-        return Ensemble(
-            [
-                Classifier(
-                    _encoder(experiment, image_shape),
-                    ClassifierHead(
-                        num_classes,
-                        pooling="cls" if config.network == "conv" else "mean",
-                        kernel_stddev=_HEAD_STDDEV,
-                        norm=False,
-                    ),
-                )
-                for _ in range(config.members)
-            ],
-            combine=config.combine,
-        )
+        members = [
+            _member(experiment, image_shape, num_classes) for _ in range(config.members)
+        ]
+        return Ensemble(members, combine=config.combine or "probabilities")
+    known = _started(start, image_shape, num_classes)
+    combine = config.combine or known.combine
+    ensemble = Ensemble.from_config({**known.get_config(), "combine": combine})
+    copy_weights(known, ensemble)
+    return ensemble
+
+
+def _started(start, image_shape, num_classes: int) -> Ensemble:
+    """Returns the ensemble of a bundle, if it is one for these images and classes."""
     known = start.get("ensemble") if isinstance(start, dict) else start
     if not isinstance(known, Ensemble):
         raise UserError(
@@ -235,21 +244,34 @@ def new_ensemble(experiment, image_shape, num_classes: int, start) -> Ensemble:
             f"`--run.init_from` must hold an ensemble for {num_classes} classes. "
             f"Received: one for {classes}."
         )
-    ensemble = Ensemble.from_config({**known.get_config(), "combine": config.combine})
-    copy_weights(known, ensemble)
-    return ensemble
+    try:
+        known.members[0].encoder.call(tf.zeros([1, *image_shape]))
+    except UserError as error:
+        raise UserError(
+            "`--run.init_from` must hold an ensemble for the images of `--data.name`, "
+            f"shape {tuple(image_shape)}. Received: one that refuses them. {error}"
+        ) from error
+    return known
+
+
+def _member(experiment, image_shape, num_classes: int) -> Classifier:
+    conv = experiment.ensemble.network == "conv"
+    head = ClassifierHead(
+        num_classes,
+        pooling="cls" if conv else "mean",
+        kernel_stddev=_HEAD_STDDEV,
+        norm=False,
+    )
+    return Classifier(_encoder(experiment, image_shape), head)
 
 
 def _encoder(experiment, image_shape) -> tf.keras.Model:
     network, model = experiment.ensemble.network, experiment.model
     if network == "conv":
         return experiment.conv.build(image_shape, model.mean, model.std)
+    given = {"mean": model.mean, "std": model.std, "channels": image_shape[-1]}
     if network == "resnet20":
-        return ResNet(
-            20,
-            mean=model.mean,
-            std=model.std,
-            channels=image_shape[-1],
-            shortcut="projection",
-        )
+        return ResNet(20, shortcut="projection", **given)
+    if network == "resnet18":
+        return ResNet18(stem_padding=1, **given)
     return model.build(image_shape)

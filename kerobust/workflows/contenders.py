@@ -118,6 +118,7 @@ def _ensembles(experiment: Experiment) -> Iterator[Contender]:
     Every network is read anew: evaluation may overwrite the weights of what it gets.
     """
     kind, method = METHODS[experiment.config.method], experiment.config.method
+    combine = experiment.config.ensemble.combine
     trained = experiment.workdir / kind.EXPORT
     start, folders = _start(experiment), {}
     if trained.exists():
@@ -127,6 +128,7 @@ def _ensembles(experiment: Experiment) -> Iterator[Contender]:
     for name, folder in folders.items():
         cost = _cost("trained", folder)
         ensemble = read_ensemble(folder)
+        ensemble.combine = combine or ensemble.combine
         yield Contender(name, ensemble, cost, "")
         for index in range(len(ensemble.members)):
             member = read_ensemble(folder).members[index]

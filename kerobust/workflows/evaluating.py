@@ -13,6 +13,7 @@ from kerobust.distribute import workers
 from kerobust.evaluation.diversity import Diversity
 from kerobust.evaluation.evaluator import Evaluator
 from kerobust.evaluation.events import write_events, write_shared
+from kerobust.evaluation.plots import heat_map
 from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
@@ -105,6 +106,8 @@ class _Study:
                 self._notes.append(f"{name}: {_NOTHING_SHARED}")
             else:
                 self._ensembles[name] = found
+                picture = heat_map(found["transfer"]["success"])
+                write_atomically(folder / "transfer.png", picture)
 
     def add_to(self, content: dict, events: pathlib.Path) -> None:
         """Adds what was found to a report and writes its events."""

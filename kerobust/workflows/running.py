@@ -19,6 +19,7 @@ from kerobust.methods.optimisation import OptimisationConfig
 from kerobust.models.bundle import load_bundle
 from kerobust.models.foreign import is_foreign, load_foreign
 from kerobust.workflows.benchmarking import benchmark, named_encoders
+from kerobust.workflows.contenders import read_ensemble
 from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.joining import join, left_alone
 from kerobust.workflows.perturbing import perturb
@@ -67,6 +68,7 @@ def _run(config: ExperimentConfig, dry_run: bool) -> int:
         given, fix = config.push.dir is not None, "Add --push.dir=DIR."
         config.push.require(given, "dir", "must name a folder for the stage push", fix)
     config = _with_its_shape(config)
+    _say_members(config)
     experiment = prepare(config)
     print(f"data: {experiment.source.summary()}", flush=True)
     _require_images(experiment)
@@ -177,6 +179,17 @@ def _with_its_shape(config: ExperimentConfig) -> ExperimentConfig:
     text = ", ".join(f"{name} {getattr(model, name)}" for name in told)
     print(f"encoder: {start}, which sets --model: {text}", flush=True)
     return dataclasses.replace(config, model=model)
+
+
+def _say_members(config: ExperimentConfig) -> None:
+    """Says which members a training takes over, whatever the flags of new ones say."""
+    start = config.run.init_from
+    if start is None or not METHODS[config.method].SUPERVISED or is_foreign(start):
+        return
+    members = read_ensemble(pathlib.Path(start)).members
+    kind = type(members[0].encoder).__name__
+    text = f"{len(members)} members with encoders {kind}"
+    print(f"ensemble: {start}, instead of --ensemble and --conv: {text}", flush=True)
 
 
 def _require_images(experiment: Experiment) -> None:

@@ -4,8 +4,18 @@ import json
 
 import pytest
 
-from kerobust import train
-from kerobust.models import Ensemble, VisionTransformer, load_bundle, save_bundle
+from kerobust import flags, train
+from kerobust.models import (
+    Classifier,
+    ClassifierHead,
+    ConvNet,
+    Ensemble,
+    VisionTransformer,
+    load_bundle,
+    save_bundle,
+)
+from kerobust.workflows.contenders import contenders
+from kerobust.workflows.preparing import prepare
 from tests.cli.bad_input_test import assert_refused, run
 
 SMALL = (
@@ -71,17 +81,19 @@ def test_what_members_share_is_in_every_report(finished):
     page = (finished / "report.html").read_text()
     assert "Transfer between members" in page and "share of images" in page
     assert list((finished / "evaluate" / "tensorboard").glob("*.diversity"))
+    picture = (finished / "evaluate" / "dverge" / "transfer.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
 def test_an_ensemble_from_elsewhere_is_attacked_also_by_way_of_another(
     finished, tmp_path
 ):
-    flags = [*SMALL, "--run.stages=evaluate", f"--run.workdir={tmp_path}"]
-    flags += [f"--run.init_from={finished / 'ensemble'}"]
-    flags += [f"--diversity.surrogates={finished / 'start'}"]
+    given = [*SMALL, "--run.stages=evaluate", f"--run.workdir={tmp_path}"]
+    given += [f"--run.init_from={finished / 'ensemble'}"]
+    given += [f"--diversity.surrogates={finished / 'start'}"]
 
-    assert train.main(["train", *flags]) == 0
+    assert train.main(["train", *given]) == 0
 
     found = report(tmp_path)
     names = [row["name"] for row in found["rows"]]
@@ -105,8 +117,59 @@ def test_a_start_that_is_no_ensemble_ends_with_code_2(tmp_path, capsys):
     assert_refused(outcome, "`--run.init_from` must hold an ensemble")
 
 
+def saved(folder, *, size=8, classes=10, combine="logits"):
+    """Saves an ensemble of two and returns the flag that names it."""
+    members = [
+        Classifier(
+            ConvNet((size, size), widths=(4,), hidden=(8,), kernel_size=3),
+            ClassifierHead(classes, pooling="cls", norm=False),
+        )
+        for _ in range(2)
+    ]
+    save_bundle({"ensemble": Ensemble(members, combine=combine)}, folder, {})
+    return f"--run.init_from={folder}"
+
+
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("about", "words"),
+    [
+        ({"size": 16}, ("an ensemble for the images", "(8, 8, 3)", "[B, 16, 16, 3]")),
+        ({"classes": 7}, ("an ensemble for 10 classes", "one for 7")),
+    ],
+)
+def test_a_start_for_other_data_ends_with_code_2(tmp_path, capsys, about, words):
+    start = saved(tmp_path / "start", **about)
+
+    outcome = run(tmp_path, capsys, *SMALL, "--run.stages=pretrain", start)
+
+    assert_refused(outcome, "--run.init_from", *words)
+
+
+def test_a_start_says_which_members_it_brings(tmp_path, capsys):
+    start, stage = saved(tmp_path / "start"), "--run.stages=pretrain"
+    given = [*SMALL, "--ensemble.members=5", stage, f"--run.workdir={tmp_path / 'run'}"]
+
+    assert train.main(["train", *given, start, "--dry_run"]) == 0
+
+    printed = capsys.readouterr().out
+    assert (
+        "instead of --ensemble and --conv: 2 members with encoders ConvNet" in printed
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "combine"), [([], "logits"), (["--ensemble.combine=votes"], "votes")]
+)
+def test_members_answer_as_the_flag_says_or_as_their_bundle(tmp_path, given, combine):
+    given = [*SMALL, *given, saved(tmp_path / "start"), f"--run.workdir={tmp_path}"]
+
+    first = next(contenders(prepare(flags.parse(given).config)))
+
+    assert first.model.combine == combine
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
     [
         (["--run.stages=pretrain,finetune"], ("--run.stages", "trains classifiers")),
         (["--ensemble.members=1"], ("--ensemble.members", "at least 2")),
@@ -114,12 +177,16 @@ def test_a_start_that_is_no_ensemble_ends_with_code_2(tmp_path, capsys):
         (["--dverge.epsilon=18"], ("--dverge.epsilon", "did you mean 18/255?")),
         (["--conv.padding=valid", "--conv.kernel_size=9"], ("--conv.kernel_size",)),
         (
+            ["--ensemble.attack=ensemble", "--ensemble.combine=votes"],
+            ("--ensemble.attack", "no gradient", "--ensemble.combine=probabilities"),
+        ),
+        (
             ["--ensemble.bn_in_attack=train", "--run.devices=2"],
             ("--ensemble.bn_in_attack", "--run.devices=1"),
         ),
     ],
 )
-def test_impossible_settings_end_with_code_2(tmp_path, capsys, flags, words):
-    outcome = run(tmp_path, capsys, *SMALL, "--run.stages=pretrain", *flags)
+def test_impossible_settings_end_with_code_2(tmp_path, capsys, given, words):
+    outcome = run(tmp_path, capsys, *SMALL, "--run.stages=pretrain", *given)
 
     assert_refused(outcome, *words)

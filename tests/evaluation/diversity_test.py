@@ -36,6 +36,7 @@ class Column(tf.keras.Model):
         return tf.stack([-score, score], axis=1)
 
     def layer(self, images, number, training=None, keys=None):
+        assert number == 1
         return self(images)
 
 
@@ -125,6 +126,15 @@ def test_a_layer_is_drawn_for_every_batch(monkeypatch, trained):
     vulnerability_diversity(trained[0].members, images, labels, batch_size=4, steps=1)
 
     assert set(drawn) == {1, 2, 3}
+
+
+def test_layers_that_a_member_lacks_are_not_drawn():
+    deep = Column(0)
+    deep.layer_count = 9
+
+    for members in ([deep, Column(1)], [Column(1), deep]):
+        found = vulnerability_diversity(members, IMAGES, LABELS, batch_size=4, steps=1)
+        assert np.isfinite(found.mean)
 
 
 def test_images_are_such_as_every_member_has_right(found, trained):

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerobust.evaluation import amplify, panel
-from kerobust.evaluation.plots import encode
+from kerobust.evaluation.plots import encode, heat_map
 
 
 def test_amplified_perturbation_is_grey_where_unchanged_and_extreme_at_the_largest():
@@ -72,3 +73,17 @@ def test_rows_that_do_not_fit_are_refused(rows):
 
 def test_encoded_image_is_a_png():
     assert encode(np.zeros([4, 4, 3], np.uint8)).startswith(b"\x89PNG\r\n")
+
+
+def test_a_heat_map_shows_rates_and_where_there_is_none():
+    rates = {"a": {"a": 1.0, "b": 0.25}, "b": {"a": 0.0, "b": None}}
+    pictures = [
+        tf.io.decode_png(heat_map(each)).numpy()
+        for each in (rates, rates | {"b": {"a": 0.0, "b": 0.0}})
+    ]
+
+    assert pictures[0].shape == pictures[1].shape
+    differs = (pictures[0] != pictures[1]).any(axis=2)
+    assert 0 < differs.mean() < 0.5
+    height, width = differs.shape
+    assert not differs[: height // 3, : width // 3].any()

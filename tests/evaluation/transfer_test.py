@@ -126,6 +126,20 @@ def test_each_surrogate_is_attacked_once_per_batch_with_the_keys_of_the_rows(
     assert (other.robust != whole.robust).any()
 
 
+def test_a_victim_must_withstand_what_every_start_made(models, data):
+    attack = PGD(0.2, steps=1, step_size=0.02)  # The start decides.
+    surrogates = {"first": models["first"]}
+
+    once, often = (
+        transfer_matrix(attack, surrogates, models, *data, restarts=count)
+        for count in (1, 8)
+    )
+
+    assert not (often.robust & ~once.robust).any()
+    assert often.robust.sum() < once.robust.sum()
+    np.testing.assert_array_equal(often.clean, once.clean)
+
+
 def small_matrix():
     """Returns one surrogate and two victims, the second of them always wrong."""
     clean = np.array([[True, True, True, False], [False] * 4])

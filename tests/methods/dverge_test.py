@@ -1,11 +1,14 @@
 """Tests of kerobust.methods.dverge and ensemble; goldens: V2 and V4 of DVERGE."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerobust.attacks import AttackConfig, MomentumPGD
+from kerobust.attacks import AttackConfig, CrossEntropy, MomentumPGD
 from kerobust.config import UserError
+from kerobust.evaluation.diversity import distilled_losses
 from kerobust.methods.dverge import (
     Dverge,
     DvergeConfig,
@@ -13,7 +16,7 @@ from kerobust.methods.dverge import (
     TrainingLayerMatch,
 )
 from kerobust.methods.ensemble import EnsembleConfig
-from kerobust.models import Ensemble
+from kerobust.models import ClassifierHead, Ensemble
 from tests.goldens.closed_form import checks
 from tests.methods.tiny import first_batch, tiny_pretraining
 from tests.models.dverge import PHASES, SHA256, resnet20
@@ -132,6 +135,18 @@ def test_the_objective_is_that_of_the_original(original):
         np.testing.assert_allclose(np.sum(losses), expected[own], rtol=1e-5)
 
 
+def test_the_losses_of_diversity_are_those_of_the_original(original):
+    golden = GOLDEN["V4_dverge_objective"]
+    given = (images_of("V4_dverge_objective", name) for name in ("source", "target"))
+    judges = [CrossEntropy(member) for member in original.members]
+    attack, matches = original.distillation, original.matches[0]
+
+    found = distilled_losses(attack, matches, judges, *given, tf.constant([1, 4]))
+
+    expected = golden["expected"]["loss_matrix"]
+    np.testing.assert_allclose(found / 2, expected, rtol=1e-5)
+
+
 def test_distilled_images_stay_in_the_ball_and_in_range():
     method = make(dverge={"epsilon": 0.3, "step_size": 0.2})
 
@@ -238,8 +253,10 @@ def test_the_attacked_images_are_those_of_the_members_or_of_all(attack):
     )
 
 
-def test_the_order_of_members_changes_no_weight():
-    there, back = make(), make()
+@pytest.mark.parametrize("network", ["conv", "resnet20"])
+def test_the_order_of_members_changes_no_weight(network):
+    given = {"ensemble": {"network": network}, "dverge": {"layer": 2}}
+    there, back = make(**given), make(**given)
     order = [2, 0, 1]
     members = [there.members[index].get_weights() for index in order]
     for member, weights in zip(back.members, members, strict=True):
@@ -249,8 +266,8 @@ def test_the_order_of_members_changes_no_weight():
         method.train_step(batch())
 
     for place, index in enumerate(order):
-        found = back.members[place].get_weights()
-        expected = there.members[index].get_weights()
+        found = back.members[place].trainable_variables
+        expected = there.members[index].trainable_variables
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -268,6 +285,18 @@ def test_members_of_an_ensemble_train_as_each_alone():
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(("mode", "moves"), [("frozen", False), ("train", True)])
+def test_attacks_of_training_treat_batch_norm_as_told(mode, moves):
+    chosen = {"network": "resnet20", "bn_in_attack": mode, "members": 1}
+    method = make("ensemble", ensemble={**chosen, "attack": "members"})
+    norm = method.members[0].encoder.norm1
+    before = norm.moving_mean.numpy()
+
+    method.perturb(batch())
+
+    assert np.any(before != norm.moving_mean.numpy()) == moves
+
+
 def test_attacks_leave_batch_norm_alone_unless_told_otherwise():
     changed = []
     for mode in ("frozen", "train"):
@@ -281,13 +310,39 @@ def test_attacks_leave_batch_norm_alone_unless_told_otherwise():
     assert changed == [False, True]
 
 
-def test_members_may_be_transformers():
-    method = make(ensemble={"network": "vit", "members": 2})
+@pytest.mark.parametrize(
+    ("network", "layers"),
+    [
+        ("vit", 2),  # One block and the logits.
+        pytest.param("resnet18", 18, marks=pytest.mark.slow),
+    ],
+)
+def test_members_may_be_other_encoders(network, layers):
+    chosen = {"network": network, "members": 2}
+    method = make(ensemble=chosen, dverge={"layer": 2}, sgd=1e-3)
+    given = batch()
+    every = make(ensemble=chosen)
+    before = method.loss_terms(method.perturb(given), training=False)
 
-    logs = method.train_step(batch())
+    for _ in range(4):
+        method.train_step(given)
 
-    assert method.choices == [1, 2]  # One block and the logits.
-    assert np.isfinite(float(logs["loss"]))
+    assert every.choices == list(range(1, layers + 1))
+    after = method.loss_terms(method.perturb(given), training=False)
+    assert float(after["distillation"]) < float(before["distillation"])
+
+
+def test_encoders_that_show_no_layers_are_refused():
+    class Opaque(tf.keras.Model):
+        width = 2
+
+    class Member:
+        encoder, head = Opaque(), ClassifierHead(10, pooling="cls", norm=False)
+
+    ensemble = types.SimpleNamespace(members=[Member(), Member()], combine="logits")
+    settings = (EnsembleConfig(), AttackConfig(), DvergeConfig())
+    with pytest.raises(UserError, match="show their layers .* Received: Opaque"):
+        Dverge(ensemble, *settings)
 
 
 def test_a_member_alone_is_refused():
