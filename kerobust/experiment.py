@@ -30,6 +30,8 @@ STAGES = (
     *("start", "pretrain", "finetune", "baselines"),
     *("perturb", "evaluate", "benchmark", "validate", "push"),
 )
+# Class 0 of the usual masks of data sets in which the paper's code takes 0 for nothing.
+_FIRST_CLASS = {"scene_parse150": "wall", "cityscapes": "road"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +158,13 @@ class ExperimentConfig:
                 "must be 0 with --data.labels=repo, whose class 0 means nothing",
                 "For other masks than those of VOC, ADE20K and Cityscapes leave "
                 "--data.labels at standard.",
+            )
+            first = _FIRST_CLASS.get(self.data.name, "")
+            self.benchmark.require(
+                self.data.labels == "repo" or self.benchmark.void != 0 or not first,
+                "void",
+                f"must be empty with --data.labels=standard, whose class 0 is {first}",
+                "Or use --data.labels=repo, the masks of the paper's code.",
             )
 
     def to_flags(self) -> dict[str, str]:

@@ -181,23 +181,33 @@ def test_tables_across_tasks_hold_values_and_gains_over_the_first():
         points = [(0, each), (2 / 255, near), (8 / 255, each), (16 / 255, each)]
         curve = [{"epsilon": radius} | found for radius, found in points]
         values = dict.fromkeys(tasks._COLUMNS, each)
-        return {"metric": "accuracy", "values": values, "curves": {"task": curve}}
+        everything = {"accuracy": 0.75}
+        about = {"metric": "accuracy", "clean of all images": everything}
+        return {**about, "values": values, "curves": {"task": curve}}
 
-    first = row(0.25) | {
-        "against": {"multi": {"difference": -0.25, "low": -0.5, "high": 0.125}}
-    }
-    found = [{"encoders": {"dino": first, "multi": row(0.5)}}]
+    worse = {"difference": -0.25, "low": -0.5, "high": 0.125}
+    same = {"difference": 0.0, "low": -0.125, "high": 0.25}
+    pair = {"worst": worse, "clean": same}
+    first = row(0.25) | {"against": {"multi": pair}}
+    multi = row(0.5) | {"against": {"fare": {"worst": same, "clean": worse}}}
+    found = [{"encoders": {"dino": first, "multi": multi, "fare": row(0.5)}}]
 
     values = tasks._values(found, 8 / 255).splitlines()
-    gains = tasks._against(found).splitlines()
+    gains = tasks._against(found, "multi").splitlines()
 
-    assert "| multi | 50.0 [40.0, 60.0]" in values[3]
+    assert "| multi | 75.0 " in values[3]
     names, cells = ([x.strip() for x in values[i].split("|")] for i in (0, 3))
     assert names[-3:-1] == ["task at 2/255", "task at 16/255"]
+    assert cells[3] == "50.0 [40.0, 60.0]"
     assert cells[-3:-1] == ["62.5 [50.0, 75.0]", "50.0 [40.0, 60.0]"]
-    assert gains[2].split("|")[1:3] == [" multi ", " 25.0 [-12.5, 50.0] "]
+    gains = [[x.strip() for x in line.split("|")[1:-1]] for line in gains[2:]]
+    assert gains == [
+        ["dino", "25.0 [-12.5, 50.0]", "0.0 [-25.0, 12.5]"],
+        ["fare", "0.0 [-12.5, 25.0]", "-25.0 [-50.0, 12.5]"],
+    ]
     assert "37.5 (25.0, 50.0)" in tasks._values(
-        [found[0], {"encoders": {"dino": row(0.5), "multi": row(0.5)}}], 8 / 255
+        [found[0], {"encoders": dict.fromkeys(("dino", "multi", "fare"), row(0.5))}],
+        8 / 255,
     )
 
 

@@ -11,6 +11,7 @@ from kerobust.config import UserError
 from kerobust.data import Split, evaluation_batches
 from kerobust.evaluation.linear import fit_linear
 from kerobust.evaluation.task_config import BenchmarkConfig
+from kerobust.models.dense_heads import SegmentationHead
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.sliding import Windowed
 from kerobust.progress import minutes
@@ -99,22 +100,25 @@ def whole_image(predictor, image_shape, config: BenchmarkConfig):
     """Returns what predicts images of `image_shape`: the predictor, or windows of it.
 
     Args:
-        predictor: See `Windowed`.
+        predictor: See `Windowed`; a `Classifier` always sees whole images.
         image_shape: (H, W, C).
         config: Windows.
 
     Raises:
         UserError: If the images are smaller than a window.
     """
+    if isinstance(predictor, Classifier):
+        return predictor
     window = _window(predictor.encoder, image_shape, config)
     if window is None:
         return predictor
+    logits = isinstance(predictor.head, SegmentationHead)
     return Windowed(
         predictor,
         window,
         _stride(window, config),
         at_once=config.windows_at_once,
-        average=config.average,
+        average=config.average if logits else "logits",  # Of depths the plain mean.
     )
 
 
@@ -124,7 +128,8 @@ def _window(encoder, image_shape, config: BenchmarkConfig) -> int | None:
     size = settings.get("image_size")
     fixed = size is not None and settings.get("interpolation") is None
     side = config.window or (size[0] if fixed else None)
-    if side is None or tuple(image_shape[:2]) == (side, side):
+    whole = size if fixed and config.window is None else (side, side)
+    if side is None or tuple(image_shape[:2]) == tuple(whole):
         return None
     if min(image_shape[:2]) < side:
         raise UserError(

@@ -81,8 +81,8 @@ class BenchmarkConfig(Config):
     )
     window: int | None = setting(
         None,
-        "Side of the windows into which larger images are cut; empty = what the"
-        " encoder takes.",
+        "Side of the windows into which larger images are cut for masks and depths;"
+        " empty = what the encoder takes.",
         low=1,
     )
     stride: int | None = setting(
@@ -95,7 +95,7 @@ class BenchmarkConfig(Config):
     )
     average: str = setting(
         "logits",
-        "What is averaged where windows meet.",
+        "What is averaged where windows meet; of depths always the depths.",
         choices=("logits", "probabilities"),
     )
     tokens_gigabytes: float = setting(

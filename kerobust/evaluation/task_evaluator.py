@@ -16,20 +16,21 @@ from kerobust.attacks.attempts import Attempt, attempt_keys, check_inside
 from kerobust.attacks.objectives import Objective, infer
 from kerobust.attacks.tracing import traced
 from kerobust.batch_state import BatchState, array_digest, weights_digest
+from kerobust.config import UserError
 from kerobust.data import Split, evaluation_batches
 from kerobust.distribute import workers
 from kerobust.evaluation.clean_tokens import clean_tokens
 from kerobust.evaluation.task_config import BenchmarkConfig
 from kerobust.evaluation.task_findings import diagnosed
-from kerobust.evaluation.task_results import Job, Probed, TaskResults
+from kerobust.evaluation.task_results import ENCODER, Job, Probed, TaskResults
 from kerobust.progress import Clock
 from kerobust.randomness import example_keys
-from kerobust.tasks import Effort, Task
-from kerobust.tasks.base import EMBED, TASK
+from kerobust.tasks import Effort
+from kerobust.tasks.base import EMBED, PARTS, TASK, embed_suite
 
 CLEAN, _EVERYTHING, _DIAGNOSIS = "clean", "everything", "diagnosis"
 _PROBE, _PICTURES = 8, 6
-_WHITENING = 1000  # Clean images whose patches are whitened.
+_WHITENING = 1000  # Clean images whose tokens are whitened.
 
 
 class TaskEvaluator:
@@ -43,9 +44,9 @@ class TaskEvaluator:
     def __init__(self, threat: AttackConfig, config: BenchmarkConfig):
         self.threat, self.config = threat, config
         self._objectives: dict[tuple, tuple[Any, Objective]] = {}
-        self._attempts: dict[tuple, dict[str, Attempt]] = {}
+        self._attempts: dict[tuple, list[Attempt]] = {}
         self._functions: dict[int, tuple[Any, Any]] = {}
-        self._whitening: dict[int, tf.Variable] = {}
+        self._whitening: dict[tuple[str, int], tf.Variable] = {}
 
     def __call__(
         self,
@@ -62,10 +63,14 @@ class TaskEvaluator:
             split: Images with the targets of all the tasks.
             state_dir: Folder for the results of finished batches; None = none.
             progress: Called with lines of progress.
+
+        Raises:
+            UserError: If none of the attacked images has a target that counts.
         """
         say = progress or (lambda text: None)
         targets = tuple({each.task.TARGET for each in probed.values()} - {"labels"})
         shown = split.thinned(self.config.limit)
+        self._require_targets(probed, shown, targets)
         first = next(iter(evaluation_batches(shown, self.config.batch_size, targets)))
         whitening = None
         if self.config.suite_steps and self.config.whitened:
@@ -147,11 +152,13 @@ class TaskEvaluator:
     def _attacked(self, probed, job: Job, batch, others) -> dict[str, np.ndarray]:
         """Returns records by judge, and the size of every perturbation."""
         started = time.perf_counter()
-        task, model = probed[job.task]
+        whom = next(iter(probed)) if job.task == ENCODER else job.task
+        task, model = probed[whom]
         images, attempt = batch["images"], job.attempt
         keys = attempt_keys(attempt, example_keys(self.config.seed, 0, batch["ids"]))
         objective = self._objective(job, model)
-        targets = None if attempt.name.startswith(EMBED) else batch[task.TARGET]
+        blind = attempt.name.startswith(EMBED)
+        targets = None if blind else task.counted(batch[task.TARGET])
         if isinstance(objective, TokenMatch):
             targets = objective.outputs(others())
         options = {}
@@ -190,16 +197,18 @@ class TaskEvaluator:
         radii = [float(x) for x in chosen if x not in (0, epsilon)]
         jobs = []
         for name, (task, _) in probed.items():
-            attempts = self._of_task(name, task, whitening)
-            jobs += [Job(name, attempt, epsilon) for attempt in attempts.values()]
+            attempts = self._kept(name, task.attempts, whitening)
+            jobs += [Job(name, attempt, epsilon) for attempt in attempts]
             if self.config.curve:
-                pairs = [(attempts[x], r) for x in (EMBED, TASK) for r in radii]
-                jobs += [Job(name, attempt, radius) for attempt, radius in pairs]
+                jobs += [Job(name, each, r) for each in attempts[:2] for r in radii]
+        if self.config.suite_steps:
+            attempts = self._kept(ENCODER, embed_suite, whitening)
+            jobs += [Job(ENCODER, attempt, epsilon) for attempt in attempts]
         return jobs
 
-    def _of_task(self, name: str, task: Task, whitening) -> dict[str, Attempt]:
-        """Returns the attacks on a task; the same objects whenever it is asked."""
-        width = 0 if whitening is None else whitening.shape[0]
+    def _kept(self, name: str, make, whitening) -> list[Attempt]:
+        """Returns what `make(effort)` holds; the same objects whenever it is asked."""
+        width = 0 if whitening is None else whitening["cls"].shape[0]
         if (name, width) not in self._attempts:
             effort = Effort(
                 self.threat.epsilon,
@@ -208,22 +217,46 @@ class TaskEvaluator:
                 self.config.suite_steps,
                 whitening,
             )
-            self._attempts[name, width] = task.attempts(effort)
+            self._attempts[name, width] = list(make(effort).values())
         return self._attempts[name, width]
 
-    def _whiten(self, probed: dict[str, Probed], split: Split) -> tf.Variable:
-        """Returns what whitens the encoder's patch tokens of clean images.
+    def _whiten(
+        self, probed: dict[str, Probed], split: Split
+    ) -> dict[str, tf.Variable]:
+        """Returns what whitens clean tokens of the encoder, for each of `PARTS`.
 
         One variable per width: attacks that were compiled with it see the new values.
         """
         encoder = next(iter(probed.values())).model.encoder
         tokens = clean_tokens(encoder, split, _WHITENING, self.config.batch_size)
-        found = whitening_of(tokens.patches)
-        width = found.shape[0]
-        if width not in self._whitening:
-            self._whitening[width] = tf.Variable(found, trainable=False)
-        self._whitening[width].assign(found)
-        return self._whitening[width]
+        found = {}
+        for part, rows in zip(PARTS, tokens, strict=True):
+            matrix = whitening_of(rows)
+            key = part, matrix.shape[0]
+            if key not in self._whitening:
+                self._whitening[key] = tf.Variable(matrix, trainable=False)
+            self._whitening[key].assign(matrix)
+            found[part] = self._whitening[key]
+        return found
+
+    def _require_targets(self, probed: dict[str, Probed], split: Split, targets):
+        """Refuses images of which nothing is known that metrics count."""
+        dense = {
+            n: each.task for n, each in probed.items() if each.task.TARGET in targets
+        }
+        batches = evaluation_batches(split, self.config.batch_size, targets)
+        for batch in batches if dense else ():
+            rows = _valid(batch)
+            dense = {n: x for n, x in dense.items() if not x.known(rows[x.TARGET])}
+            if not dense:
+                return
+        for name, task in dense.items():
+            raise UserError(
+                f"Attacked images must have {task.TARGET} that count for {name}. "
+                f"Received: {split.size} images without any. Attack more of them "
+                "(--benchmark.limit), or check --benchmark.void, "
+                "--benchmark.depth_most and the units of the files."
+            )
 
     def _everything(self, probed, split: Split, targets, state) -> dict:
         """Returns task -> sum of the records of all images without attack."""

@@ -12,7 +12,8 @@ from kerobust.batch_state import write_atomically
 from kerobust.evaluation import page, plots
 from kerobust.evaluation.parts import Section
 from kerobust.evaluation.task_findings import contradictions
-from kerobust.evaluation.task_results import TaskResults, bootstrap
+from kerobust.evaluation.task_results import ENCODER, TaskResults, bootstrap
+from kerobust.tasks import Task
 from kerobust.tasks.base import EMBED, TASK
 
 _COLUMNS = {
@@ -25,6 +26,13 @@ _COLUMNS = {
 }
 _UNITS = {"accuracy": "accuracy, %", "mean_iou": "mean IoU, %", "rmse": "RMSE, m"}
 _SHARES = ("accuracy", "mean_iou")
+_METRICS = {
+    "pixel_accuracy": "pixel accuracy %",
+    "mean_recall": "mean recall %",
+    "rmse_of_images": "mean RMSE of images, m",
+    "relative_error": "AbsRel",
+    "within_a_quarter": "delta < 1.25 %",
+}
 _COLOURS = np.array(
     [
         *((128, 128, 128), (205, 200, 175), (214, 39, 40), (44, 160, 44)),
@@ -41,7 +49,7 @@ def summary(results: TaskResults, task: str) -> dict:
     own = [
         job
         for job in results.jobs
-        if (job.task, job.epsilon) == (task, results.epsilon)
+        if job.task in (task, ENCODER) and job.epsilon == results.epsilon
     ]
     return {
         "metric": kind.MAIN,
@@ -89,21 +97,49 @@ def _columns(results: TaskResults, task: str, suites: bool) -> dict[str, np.ndar
     return found | {"worst": results.worst(task)}
 
 
-def difference(first: TaskResults, other: TaskResults, task: str) -> dict:
-    """Returns how much better the first is in the worst case, with a paired interval.
+def difference(kind: Task, first: np.ndarray, other: np.ndarray) -> dict:
+    """Returns how much better the first records are, with a paired interval.
 
-    Positive = the first is better, whatever the direction of the metric.
+    Positive = the first are better, whatever the direction of the metric.
+
+    Args:
+        kind: The task.
+        first: Records [N, ...].
+        other: Records [N, ...] of the same images.
     """
-    kind = first.tasks[task]
     sign = 1.0 if kind.HIGHER else -1.0
-    records = [results.worst(task) for results in (first, other)]
-    values = [float(kind.main(_total(each))[0]) for each in records]
-    draws = np.subtract(*(bootstrap(kind, each) for each in records))
+    values = [float(kind.main(_total(each))[0]) for each in (first, other)]
+    draws = np.subtract(bootstrap(kind, first), bootstrap(kind, other))
     low, high = np.sort(sign * np.nanquantile(draws, [0.025, 0.975]))
     return {
         "difference": sign * (values[0] - values[1]),
         "low": float(low),
         "high": float(high),
+    }
+
+
+def compared(results: dict[str, TaskResults], task: str) -> dict[str, dict]:
+    """Returns encoder -> {"against": later encoder -> column -> `difference`}.
+
+    The columns are "worst" and "clean". An encoder is compared with those after it.
+    """
+    kind = next(iter(results.values())).tasks[task]
+    columns = {
+        "worst": {name: each.worst(task) for name, each in results.items()},
+        "clean": {name: each.clean[task] for name, each in results.items()},
+    }
+    names = list(results)
+    return {
+        name: {
+            "against": {
+                other: {
+                    column: difference(kind, records[name], records[other])
+                    for column, records in columns.items()
+                }
+                for other in names[index + 1 :]
+            }
+        }
+        for index, name in enumerate(names)
     }
 
 
@@ -113,7 +149,11 @@ def _total(records: np.ndarray) -> np.ndarray:
 
 
 def tables(report: dict) -> list[Section]:
-    """Returns a table per data set and task, and one of what is carried over."""
+    """Returns a table per data set and task, and what holds across them.
+
+    For masks and depths a second one holds their other metrics; per data set there is
+    one of what is carried over, per task one across data sets.
+    """
     found = []
     for data, tasks in report["data"].items():
         for task, part in tasks.items():
@@ -128,8 +168,12 @@ def tables(report: dict) -> list[Section]:
             title = f"{task} on {data}: {_UNITS[metric]}, {first['images']} images"
             headers = ["encoder", *(_COLUMNS[name] for name in columns)]
             found.append(Section(title, _remarks(part, metric), headers, cells))
+            if len(first["values"]["clean"]["metrics"]) > 1:
+                found.append(_further(f"{task} on {data}", rows))
         if len(tasks) > 1:
             found.append(_carried(data, tasks))
+    if len(report["data"]) > 1:
+        found += _across(report["data"])
     return found
 
 
@@ -229,10 +273,67 @@ def _remarks(part: dict, metric: str) -> list[str]:
             f"{name}: {finding['severity']}, {finding['code']}: {finding['advice']}"
             for finding in row["findings"]
         ]
-        if "against" in row:
-            for other, each in row["against"].items():
-                gap = _text(metric, {"value": each["difference"], **each})
-                found.append(f"{name} better than {other} in the worst case by {gap}.")
+    first = next(iter(part["encoders"]))
+    against = part["encoders"][first].get("against", {})
+    for other, columns in against.items():
+        gaps = [
+            _text(metric, {"value": columns[x]["difference"], **columns[x]})
+            for x in ("worst", "clean")
+        ]
+        found.append(
+            f"{first} better than {other} in the worst case by {gaps[0]}, clean by "
+            f"{gaps[1]}."
+        )
+    return found
+
+
+def _further(title: str, rows: dict) -> Section:
+    """Returns the other metrics of encoders, without attack and in the worst case."""
+    cells = []
+    for name, row in rows.items():
+        clean, worst = (row["values"][x]["metrics"] for x in ("clean", "worst"))
+        pairs = [
+            f"{_plain(metric, clean[metric])} / {_plain(metric, worst[metric])}"
+            for metric in clean
+            if metric != row["metric"]
+        ]
+        cells.append([name, *pairs])
+    first = next(iter(rows.values()))
+    headers = [
+        _METRICS[metric]
+        for metric in first["values"]["clean"]["metrics"]
+        if metric != first["metric"]
+    ]
+    text = (
+        "Clean / in the worst case, which is chosen by the metric of the table above."
+    )
+    return Section(f"{title}: further metrics", [text], ["encoder", *headers], cells)
+
+
+def _across(data: dict) -> list[Section]:
+    """Returns per task a table of the encoders on all data sets that have it."""
+    found = []
+    for task in dict.fromkeys(task for tasks in data.values() for task in tasks):
+        parts = {name: tasks[task] for name, tasks in data.items() if task in tasks}
+        if len(parts) < 2:
+            continue
+        metric = next(iter(next(iter(parts.values()))["encoders"].values()))["metric"]
+        cells = [
+            [
+                encoder,
+                *(
+                    " / ".join(
+                        _number(metric, part["encoders"][encoder]["values"][x]["value"])
+                        for x in ("clean", "worst")
+                    )
+                    for part in parts.values()
+                ),
+            ]
+            for encoder in next(iter(parts.values()))["encoders"]
+        ]
+        text = "Without attack / in the worst case. Heads are fitted on each data set."
+        title = f"{task} across data sets: {_UNITS[metric]}"
+        found.append(Section(title, [text], ["encoder", *parts], cells))
     return found
 
 
@@ -259,6 +360,12 @@ def _carried(data: str, tasks: dict) -> Section:
 def _text(metric: str, found: dict) -> str:
     low, high = (_number(metric, found[x]) for x in ("low", "high"))
     return f"{_number(metric, found['value'])} [{low}, {high}]"
+
+
+def _plain(metric: str, value: float) -> str:
+    """Returns one of `_METRICS` in its unit."""
+    share = _METRICS[metric].endswith("%")
+    return f"{100 * value:.1f}" if share else f"{value:.3f}"
 
 
 def _number(metric: str, value: float) -> str:

@@ -11,6 +11,7 @@ from kerobust.attacks import Finding
 from kerobust.attacks.attempts import Attempt
 from kerobust.tasks import Task
 
+ENCODER = "encoder"  # In place of a task: attacks that are blind to all of them.
 _DRAWS = 1000  # Of the bootstrap.
 
 
@@ -27,7 +28,7 @@ class Probed(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One attack on one task at one radius."""
+    """One attack on one task, or on the `ENCODER`, at one radius."""
 
     task: str
     attempt: Attempt
@@ -85,14 +86,15 @@ class TaskResults:
 
         Args:
             task: Who is asked.
-            only: Which attacks on this task count, by name, at that radius; None = all
-                perturbations in the ball, whatever task they were made for.
+            only: Which attacks on this task and on the encoder count, by name, at that
+                radius; None = all perturbations in the ball, whatever task they were
+                made for.
         """
         tried = [self.clean[task]]
         for job in self.jobs:
             meant = job.epsilon <= self.epsilon
             if only is not None:
-                meant = (job.task, job.epsilon) == (task, self.epsilon)
+                meant = job.task in (task, ENCODER) and job.epsilon == self.epsilon
                 meant = meant and only(job.attempt.name)
             if meant:
                 tried.append(self.records[job.key][task])

@@ -11,6 +11,7 @@ from kerobust.methods.base import Batch
 from kerobust.methods.frozen_teacher import FrozenTeacher, FrozenTeacherConfig
 from kerobust.methods.teacher import frozen_copy
 from kerobust.randomness import fold_in
+from kerobust.types import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,15 @@ class DeaclConfig(FrozenTeacherConfig):
     projector_weight: float = setting(
         0.5, "Share of the comparison behind the projector.", low=0, high=1
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(
+            self.projector == "none" or self.tokens != "dense",
+            "tokens",
+            "must not be dense with --deacl.projector=teacher, which reads one vector",
+            "Use --deacl.tokens=cls.",
+        )
 
 
 class ProjectedDistance(Objective):
@@ -76,8 +86,10 @@ class Deacl(FrozenTeacher):
         arXiv:2406.05796, and its code (projector).
 
     Differences:
-        The random start is clipped to [0, 1] before the first gradient. ProFeAT's
-        student sees weaker augmentation than its teacher; here both see one view.
+        `tokens` other than cls are ours; dense means the cosines of class token and
+        patches. The random start is clipped to [0, 1] before the first gradient.
+        ProFeAT's student sees weaker augmentation than its teacher; here both see one
+        view.
     """
 
     TERMS = ("clean", "adversarial")
@@ -111,6 +123,12 @@ class Deacl(FrozenTeacher):
                 "--deacl.projector=none."
             )
         return (head,)
+
+    def side_by_side(self, tokens):
+        """Returns tokens of length 1: cosines of these vectors are means of theirs."""
+        return super().side_by_side(
+            Tokens(*(tf.math.l2_normalize(each, axis=-1) for each in tokens))
+        )
 
     def attack_targets(self, batch: Batch):
         if self.projector is None:

@@ -35,8 +35,9 @@ class FrozenTeacherConfig(InnerAttackConfig):
     tokens: str = setting(
         "cls",
         "What is compared: cls (class token, or pooled features), mean (of the patch"
-        " tokens) or both side by side.",
-        choices=("cls", "mean", "both"),
+        " tokens), both side by side, or dense (every token; the class token counts as"
+        " much as all patches).",
+        choices=("cls", "mean", "both", "dense"),
     )
 
     def __post_init__(self):
@@ -122,12 +123,25 @@ class FrozenTeacher(Method):
     def embed(self, encoder, images, training: bool = False, keys=None) -> tf.Tensor:
         """Returns the embedding that is compared, float32 [B, D]."""
         tokens: Tokens = encoder(images, training=training, keys=keys)
+        if self.config.tokens == "dense":
+            return self.side_by_side(tokens)
         parts = []
         if self.config.tokens in ("cls", "both"):
             parts.append(tokens.cls)
         if self.config.tokens in ("mean", "both"):
             parts.append(tf.reduce_mean(tokens.patches, axis=1))
         return tf.concat(parts, axis=-1)
+
+    def side_by_side(self, tokens: Tokens) -> tf.Tensor:
+        """Returns all tokens as one vector, float32 [B, (1 + N) D].
+
+        Its squared distance from another one is the mean of that of the class tokens
+        and the mean over patches of theirs.
+        """
+        count, width = tokens.patches.shape[1:]
+        patches = tf.reshape(tokens.patches, [-1, count * width])
+        parts = [tokens.cls, patches / count**0.5]
+        return 0.5**0.5 * tf.concat(parts, axis=-1)
 
     def guide(self, batch: Batch) -> Batch:
         return {**batch, "target": self.embed(self.teacher, batch["images"])}

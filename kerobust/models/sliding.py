@@ -80,61 +80,68 @@ class SlidingWindow:
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         height, width = images.shape[1:3]
-        places = self._places(images)
-        hits = np.bincount(places.ravel(), minlength=height * width)
-        parts = -(-len(places) // self.at_once)
-        size = -(-len(places) // parts)
-        if parts == 1:
-            total = self._summed(images, tf.constant(places), tf.ones([size]))
-        else:
-            # What fills up the last part counts 0.
-            short = parts * size - len(places)
-            places = np.concatenate([places, places[:short]]).reshape(parts, size, -1)
-            weights = np.ones([parts, size], np.float32)
-            weights[-1, size - short :] = 0.0
-            total = self._looped(images, places, weights)
-        mean = total / tf.constant(hits[:, np.newaxis], tf.float32)
-        mean = mean if self.average == "logits" else tf.math.log(mean)
-        return tf.reshape(mean, [-1, height, width, mean.shape[2]])
-
-    def _looped(self, images, places, weights) -> tf.Tensor:
-        """Returns the sum over parts of windows, one part after the other."""
-        parts = len(places)
-        places, weights = tf.constant(places), tf.constant(weights)
+        places, weights = self._parts(images)
+        hits = np.bincount(self._places(images).ravel(), minlength=height * width)
 
         def part(index, images):
             return self._summed(images, places[index], weights[index])
 
-        @tf.custom_gradient
-        def whole(images):
-            def gradient(upstream, variables=None):
-                def back(index, images):
-                    with tf.GradientTape(watch_accessed_variables=False) as tape:
-                        tape.watch(images)
-                        found = part(index, images)
-                    return tf.convert_to_tensor(tape.gradient(found, images, upstream))
+        total = _in_parts(part, places.shape[0], images, _added)
+        mean = total / tf.constant(hits[:, np.newaxis], tf.float32)
+        mean = mean if self.average == "logits" else tf.math.log(mean)
+        return tf.reshape(mean, [-1, height, width, mean.shape[2]])
 
-                found = _added(back, parts, images)
-                return (found, [None] * len(variables)) if variables else found
+    def each(self, read: Callable[[tf.Tensor], tf.Tensor], images) -> tf.Tensor:
+        """Returns what `read` finds in every window, float32 [B, M, ...], row by row.
 
-            return _added(part, parts, images), gradient
+        Args:
+            read: Maps windows float32 [W, window, window, C] to float32 [W, ...].
+            images: float32 [B, H, W, C] of known height and width.
+        """
+        places, _ = self._parts(images)
 
-        return whole(images)
+        def part(index, images):
+            return read(self._shown(images, places[index]))
+
+        found = _in_parts(part, places.shape[0], images, _stacked)
+        parts, size = places.shape[:2]
+        found = tf.reshape(found, [parts, -1, size, *found.shape[2:]])
+        found = tf.experimental.numpy.moveaxis(found, 0, 1)
+        found = tf.reshape(found, [-1, parts * size, *found.shape[3:]])
+        return found[:, : len(self._places(images))]
+
+    def _parts(self, images) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns windows in parts of one size, int32 [P, S, window^2], and weights.
+
+        The weights float32 [P, S] are 1, and 0 where a window only fills the last part.
+        """
+        places = self._places(images)
+        parts = -(-len(places) // self.at_once)
+        size = -(-len(places) // parts)
+        short = parts * size - len(places)
+        places = np.concatenate([places, places[:short]]).reshape(parts, size, -1)
+        weights = np.ones([parts, size], np.float32)
+        weights[-1, size - short :] = 0.0
+        return tf.constant(places), tf.constant(weights)
+
+    def _shown(self, images, places) -> tf.Tensor:
+        """Returns the pixels of windows, float32 [B * S, window, window, C]."""
+        height, width, channels = images.shape[1:]
+        flat = tf.reshape(images, [-1, height * width, channels])
+        shown = tf.gather(flat, tf.reshape(places, [-1]), axis=1)
+        return tf.reshape(shown, [-1, self.window, self.window, channels])
 
     def _summed(self, images, places, weights) -> tf.Tensor:
         """Returns the sum of some windows' outputs where they lie, [B, H * W, K].
 
         Args:
             images: float32 [B, H, W, C].
-            places: int32 [M, window^2], pixels of each window, row by row.
-            weights: float32 [M].
+            places: int32 [S, window^2], pixels of each window, row by row.
+            weights: float32 [S].
         """
-        height, width, channels = images.shape[1:]
+        height, width = images.shape[1:3]
         count, side = places.shape[0], self.window
-        flat = tf.reshape(images, [-1, height * width, channels])
-        shown = tf.gather(flat, tf.reshape(places, [-1]), axis=1)
-        shown = tf.reshape(shown, [-1, side, side, channels])
-        found = self.model(shown)
+        found = self.model(self._shown(images, places))
         if self.average == "probabilities":
             found = tf.nn.softmax(found)
         found = tf.reshape(found, [-1, count, side * side, found.shape[3]])
@@ -170,6 +177,39 @@ class SlidingWindow:
         ]
 
 
+def _in_parts(part: Callable, parts: int, images: tf.Tensor, join) -> tf.Tensor:
+    """Returns `join(part, parts, images)`, one part after the other.
+
+    Gradients compute every part again and reach images only.
+
+    Args:
+        part: (index, images) -> tensor.
+        parts: How many; a single one is computed as it is.
+        images: float32 [B, H, W, C].
+        join: `_added` or `_stacked`.
+    """
+    if parts == 1:
+        only = part(0, images)
+        return only if join is _added else only[tf.newaxis]
+
+    @tf.custom_gradient
+    def whole(images):
+        def gradient(upstream, variables=None):
+            def back(index, images):
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(images)
+                    found = part(index, images)
+                own = upstream if join is _added else upstream[index]
+                return tf.convert_to_tensor(tape.gradient(found, images, own))
+
+            found = _added(back, parts, images)
+            return (found, [None] * len(variables)) if variables else found
+
+        return join(part, parts, images), gradient
+
+    return whole(images)
+
+
 def _added(part: Callable, parts: int, images: tf.Tensor) -> tf.Tensor:
     """Returns the sum of `part(index, images)` for index 0 to parts - 1, in a loop."""
     first = part(tf.constant(0), images)
@@ -180,6 +220,21 @@ def _added(part: Callable, parts: int, images: tf.Tensor) -> tf.Tensor:
         parallel_iterations=1,
         maximum_iterations=parts,
     )[1]
+
+
+def _stacked(part: Callable, parts: int, images: tf.Tensor) -> tf.Tensor:
+    """Returns `part(index, images)` for every index below each other, in a loop."""
+    shapes = []
+
+    def one(index):
+        found = part(index, images)
+        shapes.append(found.shape)
+        return found
+
+    found = tf.map_fn(
+        one, tf.range(parts), fn_output_signature=tf.float32, parallel_iterations=1
+    )
+    return tf.ensure_shape(found, [parts, *shapes[0]])
 
 
 class Windowed:
@@ -207,11 +262,12 @@ class Windowed:
 
     def encoder(self, images: tf.Tensor) -> Tokens:
         """Returns the tokens of all windows: cls [B, M, D], patches [B, M N, D]."""
-        windows = self._slide.windows(images)
-        count = len(windows)
-        tokens = self.predictor.encoder(tf.concat(windows, axis=0), training=False)
-        cls = tf.stack(tf.split(tokens.cls, count), axis=1)
-        return Tokens(cls, tf.concat(tf.split(tokens.patches, count), axis=1))
+        found = self._slide.each(self._tokens, images)
+        patches = found[:, :, 1:]
+        count, per_window, width = patches.shape[1:]
+        return Tokens(
+            found[:, :, 0], tf.reshape(patches, [-1, count * per_window, width])
+        )
 
     def windows(self, images: tf.Tensor) -> list[tf.Tensor]:
         """Returns the windows of images, or masks, [B, H, W, ...] row by row."""
@@ -225,3 +281,8 @@ class Windowed:
     def _maps(self, images):
         found = self.predictor(images, training=False)
         return found[..., tf.newaxis] if found.shape.rank == 3 else found
+
+    def _tokens(self, images) -> tf.Tensor:
+        """Returns class token and patches of images below each other, [B, 1 + N, D]."""
+        tokens = self.predictor.encoder(images, training=False)
+        return tf.concat([tokens.cls[:, tf.newaxis], tokens.patches], axis=1)

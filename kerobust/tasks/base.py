@@ -1,5 +1,6 @@
 """What an encoder is asked to do, and how well it does it, with and without attack."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from kerobust.attacks import (
 from kerobust.attacks.attempts import Attempt
 
 EMBED, TASK = "embed", "task"  # The two attacks of the cross-task benchmark.
+PARTS = ("cls", "patches")  # Tokens that suites attack apart from each other.
 _MANY = 10  # Steps from which attacks begin in larger balls.
 _RADII = {"linf": (2.0, 1.5, 1.0), "l2": (2.0, 1.5, 1.0), "l1": (3.0, 2.0, 1.0)}
 
@@ -28,15 +30,15 @@ class Effort(NamedTuple):
         norm: "linf", "l2" or "l1".
         steps: Steps of the benchmark's attacks.
         suite_steps: Steps of every attack of a suite; 0 = no suites.
-        whitening: float32 [D, D] for the whitened attack on tokens, see
-            `kerobust.attacks.whitening_of`; None = without that attack.
+        whitening: Each of `PARTS` -> float32 [D, D] for the whitened attack on these
+            tokens, see `kerobust.attacks.whitening_of`; None = without that attack.
     """
 
     epsilon: float
     norm: str = "linf"
     steps: int = 20
     suite_steps: int = 100
-    whitening: Any = None
+    whitening: Mapping[str, Any] | None = None
 
 
 class Task:
@@ -70,6 +72,18 @@ class Task:
     def loss(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns the training loss of a batch, scalar."""
         raise NotImplementedError
+
+    def counted(self, targets: np.ndarray) -> np.ndarray:
+        """Returns targets with "unknown" where metrics do not count; attacks see these.
+
+        Args:
+            targets: [B, ...], see `TARGET`.
+        """
+        return targets
+
+    def known(self, targets: np.ndarray) -> bool:
+        """Returns whether targets hold anything that metrics count."""
+        return targets.size > 0
 
     def check(self, targets: np.ndarray) -> None:
         """Refuses targets of a whole data set that no head could be fitted to.
@@ -124,10 +138,10 @@ class Task:
         return None
 
     def attempts(self, effort: Effort) -> dict[str, Attempt]:
-        """Returns every attack on this task by name, the two of the benchmark first."""
+        """Returns the attacks on this task by name, the two of the benchmark first."""
         found = [self.embed(effort), self.attack(effort)]
         if effort.suite_steps:
-            found += [*self.suite(effort), *self.embed_suite(effort)]
+            found += self.suite(effort)
         return {attempt.name: attempt for attempt in found}
 
     def embed(self, effort: Effort) -> Attempt:
@@ -142,19 +156,24 @@ class Task:
         )
         return Attempt(TASK, attack, self.OBJECTIVE, cost=3 * effort.steps)
 
-    def embed_suite(self, effort: Effort) -> list[Attempt]:
-        """Returns further attacks on all tokens, blind to the head.
 
-        `TokenMatch`, the last of them, needs tokens of other images as targets.
-        """
-        ways: list[dict] = [{"distance": "mse"}, {"distance": "cosine"}]
+def embed_suite(effort: Effort) -> dict[str, Attempt]:
+    """Returns attacks on the tokens of any encoder by name, blind to task and head.
+
+    Class token and patches are attacked apart: together the one class token would
+    weigh as much as one patch. `TokenMatch` needs tokens of other images as targets.
+    """
+    found = {}
+    for part in PARTS:
+        kinds = {way: _on_tokens(part, distance=way) for way in ("mse", "cosine")}
         if effort.whitening is not None:
-            ways.append({"distance": "whitened", "whitening": effort.whitening})
-        kinds = {
-            f"{EMBED}_{way['distance']}": _on_tokens("both", **way) for way in ways
-        }
-        kinds[f"{EMBED}_other"] = _on_tokens("both", TokenMatch)
-        return [climbing(name, kind, effort) for name, kind in kinds.items()]
+            matrix = effort.whitening[part]
+            kinds["whitened"] = _on_tokens(part, distance="whitened", whitening=matrix)
+        kinds["other"] = _on_tokens(part, TokenMatch)
+        for way, kind in kinds.items():
+            name = f"{EMBED}_{part}_{way}"
+            found[name] = climbing(name, kind, effort)
+    return found
 
 
 def climbing(name: str, objective, effort: Effort) -> Attempt:

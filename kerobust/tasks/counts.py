@@ -164,23 +164,26 @@ class DepthErrors:
 
     @property
     def rmse(self) -> float:
-        """Root of the mean square over all pixels, metres."""
-        return float(np.sqrt(self.sums[2] / max(self.sums[1], 1)))
+        """Root of the mean square over all pixels, metres; NaN without any."""
+        return float(np.sqrt(self._per(2, self.sums[1])))
 
     @property
     def rmse_of_images(self) -> float:
         """Mean over images of the root mean square of each, metres."""
-        return float(self.sums[3] / max(self.sums[0], 1))
+        return self._per(3, self.sums[0])
 
     @property
     def relative_error(self) -> float:
         """Mean over pixels of |prediction - depth| / depth (AbsRel)."""
-        return float(self.sums[4] / max(self.sums[1], 1))
+        return self._per(4, self.sums[1])
 
     @property
     def within_a_quarter(self) -> float:
         """Share of pixels that are off by a factor below 1.25 (delta 1)."""
-        return float(self.sums[5] / max(self.sums[1], 1))
+        return self._per(5, self.sums[1])
+
+    def _per(self, index: int, count: float) -> float:
+        return float(self.sums[index] / count) if count else float("nan")
 
 
 def _mean(shares: np.ndarray) -> float:

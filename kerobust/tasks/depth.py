@@ -60,7 +60,9 @@ class Depth(Task):
         }
 
     def main(self, totals):
-        return np.sqrt(totals[:, 2] / np.maximum(totals[:, 1], 1))
+        found = np.full(len(totals), np.nan)
+        np.divide(totals[:, 2], totals[:, 1], out=found, where=totals[:, 1] > 0)
+        return np.sqrt(found)
 
     def worst(self, tried):
         """Returns per image the errors with the largest sum of squares.
@@ -73,6 +75,12 @@ class Depth(Task):
 
     def predictions(self, outputs):
         return outputs
+
+    def counted(self, targets):
+        return np.where(self._counts(targets), targets, 0.0).astype(targets.dtype)
+
+    def known(self, targets):
+        return bool(self._counts(targets).any())
 
     def check(self, targets):
         known = targets[targets > 0]
@@ -93,7 +101,10 @@ class Depth(Task):
         return float(self._counted(depths).mean())
 
     def _counted(self, depths: np.ndarray) -> np.ndarray:
-        return depths[(depths >= self.least) & (depths <= self.most)]
+        return depths[self._counts(depths)]
+
+    def _counts(self, depths: np.ndarray) -> np.ndarray:
+        return (depths >= self.least) & (depths <= self.most)
 
     def suite(self, effort: Effort) -> list[Attempt]:
         """Returns Auto-PGD on `DepthError` and on every `DepthMeasure`."""

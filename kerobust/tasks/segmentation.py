@@ -26,12 +26,21 @@ class Segmentation(Task):
         num_classes: Number of classes, at least 2.
         void: Class that does not count, see `ClassCounts`: the convention of the
             cross-task benchmark's code is 0, the usual one None.
+
+    Raises:
+        UserError: If there is no such class.
     """
 
     NAME, TARGET, MAIN = "segmentation", "masks", "mean_iou"
     ATTACK, OBJECTIVE = SegPGD, PixelCrossEntropy
 
     def __init__(self, num_classes: int, void: int | None = None):
+        if void is not None and not 0 <= void < num_classes:
+            raise UserError(
+                f"`void` (--benchmark.void) must be a class from 0 to "
+                f"{num_classes - 1}, or empty. Received: void={void}. A value of the "
+                "mask files is left out by --data.ignore."
+            )
         self.num_classes, self.void = num_classes, void
 
     def predictor(self, encoder):
@@ -45,18 +54,26 @@ class Segmentation(Task):
             tf.reduce_sum(values * known), tf.reduce_sum(known)
         )
 
+    def counted(self, targets):
+        if self.void is None:
+            return targets
+        return np.where(targets == self.void, -1, targets).astype(targets.dtype)
+
+    def known(self, targets):
+        return bool((self.counted(targets) >= 0).any())
+
     def check(self, targets):
         if not (targets >= 0).any():
             raise UserError(
                 "A data set for segmentation must have labelled pixels. Received: "
                 f"{len(targets)} masks without any. Check which value means no label."
             )
-        highest = int(targets.max())
-        if highest >= self.num_classes:
+        outside = targets[(targets >= self.num_classes) | (targets < -1)]
+        if outside.size:
             raise UserError(
                 f"Masks must hold classes from 0 to {self.num_classes - 1}, or -1 "
-                f"where there is no label. Received: label {highest}. Raise the number "
-                "of classes, or write -1 for that label."
+                f"where there is no label. Received: label {outside[0]}. Raise the "
+                "number of classes, or write -1 for that label."
             )
 
     def records(self, outputs, targets):

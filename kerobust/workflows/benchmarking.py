@@ -20,8 +20,8 @@ from kerobust.evaluation.probes import fit_heads, whole_image
 from kerobust.evaluation.task_config import BenchmarkConfig
 from kerobust.evaluation.task_evaluator import TaskEvaluator
 from kerobust.evaluation.task_report import (
+    compared,
     curve_figure,
-    difference,
     markdown,
     picture_of,
     summary,
@@ -56,14 +56,8 @@ def benchmark(experiment: Experiment) -> dict:
     encoders = named_encoders(experiment.config)
     found: dict[str, dict[str, Any]] = {}
     pictures: dict[str, bytes] = {}
-    for source in _sources(experiment):
+    for source in _sources(experiment, config):
         tasks = tasks_of(source, config)
-        if not tasks:
-            raise UserError(
-                "`--benchmark.tasks` must hold a task for which the data set has "
-                f"labels, masks or depths. Received: tasks={','.join(config.tasks)}, "
-                f"data {source.name}. Try --data.name=scenes, which has all three."
-            )
         results, rows = _on_source(experiment, source, tasks, encoders)
         parts = {name: _part(results, rows, name) for name in tasks}
         depth = tasks.get("depth")
@@ -134,16 +128,31 @@ def tasks_of(source: DataSource, config: BenchmarkConfig) -> dict[str, Task]:
     return {name: found[name] for name in config.tasks if name in found}
 
 
-def _sources(experiment: Experiment):
-    """Yields the data sets, one after the other."""
-    config = experiment.config
-    for name in config.benchmark.data or (config.data.name,):
-        if name == config.data.name:
-            yield experiment.source
+def _sources(experiment: Experiment, config: BenchmarkConfig) -> list[DataSource]:
+    """Returns the data sets that are there and have targets for one of the tasks."""
+    data, found, reasons = experiment.config.data, [], []
+    for name in config.data or (data.name,):
+        try:
+            source = experiment.source
+            if name != data.name:
+                source = datasets.load(dataclasses.replace(data, name=name))
+                print(f"data: {source.summary()}", flush=True)
+        except UserError as error:
+            reasons.append(f"{name}: {error}")
+            print(f"data: {name} is left out. {error}", flush=True)
             continue
-        source = datasets.load(dataclasses.replace(config.data, name=name))
-        print(f"data: {source.summary()}", flush=True)
-        yield source
+        if tasks_of(source, config):
+            found.append(source)
+        else:
+            reasons.append(f"{name} has no labels, masks or depths for them")
+            print(f"data: {reasons[-1]}: left out.", flush=True)
+    if not found:
+        raise UserError(
+            "`--benchmark.tasks` must hold a task for which a data set has labels, "
+            f"masks or depths. Received: tasks={','.join(config.tasks)}; "
+            f"{'; '.join(reasons)}. Try --data.name=scenes, which has all three."
+        )
+    return found
 
 
 def _on_source(experiment, source, tasks, encoders):
@@ -222,14 +231,9 @@ def _is_fitted(folder: pathlib.Path, about: dict) -> bool:
 
 
 def _part(results: dict[str, TaskResults], rows: dict, task: str) -> dict:
-    """Returns the report of one task: all encoders, each against the first."""
-    first, *others = results
-    found = {name: rows[name][task] for name in results}
-    if others:
-        found[first]["against"] = {
-            name: difference(results[first], results[name], task) for name in others
-        }
-    return {"encoders": found}
+    """Returns the report of one task: all encoders, each against those after it."""
+    pairs = compared(results, task)
+    return {"encoders": {name: {**rows[name][task], **pairs[name]} for name in results}}
 
 
 def _constant(task: Depth, source: DataSource, config: BenchmarkConfig) -> dict:

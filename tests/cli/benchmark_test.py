@@ -53,13 +53,15 @@ def test_all_encoders_stand_side_by_side_on_all_tasks(report):
     assert list(tasks) == ["classification", "segmentation", "depth"]
     for part in tasks.values():
         assert list(part["encoders"]) == ["first", "b"]
-        gap = part["encoders"]["first"]["against"]["b"]
-        assert gap["low"] <= gap["difference"] <= gap["high"]
+        for gap in part["encoders"]["first"]["against"]["b"].values():
+            assert gap["low"] <= gap["difference"] <= gap["high"]
     depths = tasks["depth"]["constant"]
     assert 3 < depths["depth"] < 7 and 1 < depths["rmse"] < 4
     text = (folder / "report.md").read_text()
     assert "## segmentation on scenes: mean IoU, %, 8 images" in text
     assert "| EmbedAttack for depth" in text
+    assert "## segmentation on scenes: further metrics" in text
+    assert "| encoder   | mean RMSE of images, m" in text
     page = (folder / "report.html").read_text()
     assert page.count("<img") == 5  # Three curves, two kinds of maps.
     assert (folder / "depth_on_scenes.png").stat().st_size > 1000
@@ -104,6 +106,35 @@ def test_data_without_any_targets_of_the_tasks_is_refused(encoders, tmp_path, ca
     flags = [*SHORT, encoders, f"--data.name=npz:{tmp_path / 'data.npz'}"]
     flags += [f"--run.workdir={tmp_path}", "--benchmark.tasks=depth"]
     refused(flags, capsys, "`--benchmark.tasks` must hold a task for which")
+
+
+@pytest.mark.slow
+def test_what_is_tuned_on_one_set_is_probed_on_every_set_that_is_there(
+    encoders, tmp_path, capsys
+):
+    images = np.random.default_rng(0).integers(0, 255, size=(90, 16, 16, 3), dtype="u1")
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(90) % 3)
+    data = f"--benchmark.data=scenes,npz:{tmp_path / 'own.npz'},npz:nowhere.npz"
+    tasks = "--benchmark.tasks=classification,depth"
+
+    code = evaluate.main(
+        ["evaluate", *SHORT, encoders, data, tasks, f"--run.workdir={tmp_path / 'run'}"]
+    )
+
+    printed = capsys.readouterr().out
+    assert code == 0 and "data: npz:nowhere.npz is left out." in printed
+    report = json.loads((tmp_path / "run/benchmark/report.json").read_text())
+    first, own = report["data"]
+    assert first == "scenes" and list(report["data"][own]) == ["classification"]
+    title = "## classification across data sets: accuracy, %"
+    text = (tmp_path / "run/benchmark/report.md").read_text()
+    assert title in text and "depth across" not in text
+    row = text.split(title)[1].split("| b ")[1].split("\n")[0]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    for cell, name in zip(cells, report["data"], strict=True):
+        values = report["data"][name]["classification"]["encoders"]["b"]["values"]
+        pair = (100 * values[x]["value"] for x in ("clean", "worst"))
+        assert cell == " / ".join(f"{value:.1f}" for value in pair)
 
 
 @pytest.mark.slow

@@ -141,3 +141,27 @@ def test_a_window_may_be_chosen_smaller_than_the_image():
     assert whole_image(predictor, (24, 32, 3), QUICK) is predictor
     chosen = whole_image(predictor, (24, 32, 3), QUICK.replace(window=16))
     assert isinstance(chosen, Windowed)
+
+
+def test_an_encoder_of_one_size_that_is_no_square_takes_images_of_its_size():
+    oblong = VisionTransformer((16, 24), 4, 16, 1, 2)
+    predictor = Segmentation(2).predictor(oblong)
+
+    assert whole_image(predictor, (16, 24, 3), QUICK) is predictor
+
+
+def test_classifiers_see_whole_images_and_depths_are_averaged_as_they_are():
+    free = VisionTransformer((16, 16), 4, 16, 1, 2, interpolation="dino")
+    config = QUICK.replace(window=16, average="probabilities")
+    images = tf.random.stateless_uniform([2, 24, 32, 3], [0, 1])
+    heads = {name: task.predictor(free) for name, task in TASKS.items()}
+
+    models = {
+        name: whole_image(each, (24, 32, 3), config) for name, each in heads.items()
+    }
+
+    assert models["classification"] is heads["classification"]
+    plain = whole_image(heads["depth"], (24, 32, 3), QUICK.replace(window=16))
+    np.testing.assert_array_equal(models["depth"](images), plain(images))
+    shares = tf.reduce_sum(tf.exp(models["segmentation"](images)), axis=-1)
+    np.testing.assert_allclose(shares, 1.0, rtol=1e-5)

@@ -7,13 +7,14 @@ import pytest
 import tensorflow as tf
 
 from kerobust.attacks import AttackConfig, Finding
+from kerobust.config import UserError
 from kerobust.evaluation.probes import fit_heads, whole_image
 from kerobust.evaluation.task_config import BenchmarkConfig
 from kerobust.evaluation.task_evaluator import TaskEvaluator
-from kerobust.evaluation.task_report import difference, summary
+from kerobust.evaluation.task_report import compared, summary
 from kerobust.evaluation.task_results import Probed, bootstrap
-from kerobust.tasks import Segmentation
-from tests.evaluation.probes_test import DENSE, QUICK, encoder, scenes, wide
+from kerobust.tasks import Depth, Segmentation
+from tests.evaluation.probes_test import DENSE, QUICK, TASKS, encoder, scenes, wide
 
 THREAT = AttackConfig(epsilon=0.1)
 SHORT = BenchmarkConfig(
@@ -132,8 +133,25 @@ def test_the_summary_says_what_the_records_say(results):
     assert radii == [0.0, 0.1, 0.2]
     carried = found["carried over"]["task"]
     assert carried["segmentation"] == values["task"]["value"]
-    gap = difference(results, results, "depth")
-    assert gap == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_encoders_are_compared_with_those_after_them(results):
+    better = dataclasses.replace(results, records=dict.fromkeys(results.records))
+    better.jobs = []  # Nothing was tried, so that the worst case is the clean one.
+    for name, task in results.tasks.items():
+        found = compared({"a": better, "b": results, "c": results}, name)
+
+        assert list(found["a"]["against"]) == ["b", "c"] and not found["c"]["against"]
+        worst, clean = (found["a"]["against"]["b"][x] for x in ("worst", "clean"))
+        values = [
+            results.value(name, each)["value"]
+            for each in (results.clean[name], results.worst(name))
+        ]
+        gain = (values[0] - values[1]) * (1 if task.HIGHER else -1)
+        assert worst["difference"] == pytest.approx(gain)
+        assert 0 < worst["low"] <= worst["difference"] <= worst["high"]
+        nothing = {"difference": 0.0, "low": 0.0, "high": 0.0}
+        assert clean == found["b"]["against"]["c"]["worst"] == nothing
 
 
 def test_every_image_is_taken_for_one_from_the_other_end_whatever_the_batches():
@@ -164,17 +182,64 @@ def test_images_that_agree_have_an_interval_without_width():
 
 
 @pytest.mark.slow
-def test_suites_try_more_and_find_more(probed):
-    suites = SHORT.replace(suite_steps=10, curve=False, limit=8)
-    only = {"depth": probed["depth"]}
-    results = TaskEvaluator(THREAT, suites)(only, scenes())
+def test_suites_find_more_than_the_attacks_of_the_benchmark():
+    heads = fit_heads(TASKS, encoder(), scenes(), QUICK)
+    probed = {name: Probed(TASKS[name], head) for name, head in heads.items()}
+    config = SHORT.replace(suite_steps=10, curve=False, limit=16)
+    results = TaskEvaluator(THREAT, config)(probed, scenes())
 
     for name, task in results.tasks.items():
         found = summary(results, name)
-        assert len(found["attacks"]) >= 9 and "embed_other" in found["attacks"]
-        worst, weak = (found["values"][x]["value"] for x in ("worst", "task"))
-        assert (worst <= weak) if task.HIGHER else (worst >= weak)
-    assert tf.reduce_all([norm <= 0.1 + 1e-6 for norm in results.norms.values()])
+        assert {"embed_cls_mse", "embed_patches_other"} <= set(found["attacks"])
+        values = {
+            column: results.value(name, results.worst(name, only))["value"]
+            for column, only in {
+                "output": lambda x: not x.startswith("embed") and x != "task",
+                "embedding": lambda x: x.startswith("embed_"),
+            }.items()
+        }
+        for single, suite in (("task", "output"), ("embed", "embedding")):
+            weak = found["values"][single]["value"]
+            gain = (weak - values[suite]) * (1 if task.HIGHER else -1)
+            assert gain >= 0, (name, suite)
+    assert max(results.norms.values()) <= 0.1 + 1e-6
+
+
+def test_attacks_on_the_encoder_are_made_once_for_all_tasks(probed):
+    config = SHORT.replace(suite_steps=1, steps=1, curve=False, limit=4)
+    found = TaskEvaluator(THREAT, config)(probed, scenes())
+
+    shared = [job for job in found.jobs if job.task == "encoder"]
+    assert len(shared) == 8
+    assert len({job.key for job in found.jobs}) == len(found.jobs)
+    for job in shared:
+        assert set(found.records[job.key]) == set(probed)
+
+
+def test_attacks_leave_pixels_alone_that_do_not_count(probed):
+    task = Segmentation(8, void=1)  # The floor, most of every scene.
+    model = probed["segmentation"].model
+    config = SHORT.replace(curve=False, limit=8, steps=1, step_size=0.1)
+    shown = scenes().thinned(8).read(tf.range(8), ("masks",))["masks"].numpy()
+
+    found = TaskEvaluator(THREAT, config)({"s": Probed(task, model)}, scenes())
+    everywhere = TaskEvaluator(THREAT, config)(
+        {"s": Probed(Segmentation(8), model)}, scenes()
+    )
+
+    assert (shown == 1).mean() > 0.2
+    own, other = (each.under("s", "task") for each in (found, everywhere))
+    assert not np.array_equal(own, other)
+    assert task.main(own.sum(axis=0, keepdims=True)) < task.main(
+        other.sum(axis=0, keepdims=True)
+    )
+
+
+def test_images_without_a_target_that_counts_are_refused_before_attacks(probed):
+    near = {"depth": Probed(Depth(most=0.01), probed["depth"].model)}
+
+    with pytest.raises(UserError, match="depths that count for depth.*20 images"):
+        TaskEvaluator(THREAT, SHORT)(near, scenes())
 
 
 @pytest.mark.slow
@@ -186,4 +251,4 @@ def test_suites_whiten_tokens_of_windows_too():
     results = TaskEvaluator(THREAT, config)({"s": Probed(task, model)}, split)
 
     names = {job.attempt.name for job in results.jobs}
-    assert {"embed_mse", "embed_cosine", "embed_whitened"} <= names
+    assert {"embed_cls_whitened", "embed_patches_whitened"} <= names

@@ -8,6 +8,7 @@ from kerobust.config import UserError
 from kerobust.methods import METHODS
 from kerobust.methods.deacl import DeaclConfig
 from kerobust.methods.fare import FareConfig
+from kerobust.methods.frozen_teacher import FrozenTeacher
 from kerobust.models.projector import DinoHead
 from kerobust.models.resnet import ResNet
 from kerobust.models.weights import named_weights
@@ -99,6 +100,34 @@ def test_the_attack_moves_the_student_away_inside_the_ball(name):
     noisy = batch["images"] + method.config.epsilon * tf.sign(noise)
     drift = method.embed(method.encoder, tf.clip_by_value(noisy, 0.0, 1.0)) - target
     assert moved > 1.5 * np.linalg.norm(drift)
+
+
+def cosines(first, second):
+    """Returns the cosine of every pair of rows, float64 [...]."""
+    first, second = (np.asarray(each, np.float64) for each in (first, second))
+    lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return (first * second).sum(axis=-1) / lengths
+
+
+def test_every_token_is_compared_by_itself():
+    method, batch = make(tokens="dense"), first_batch()
+    other = batch["images"][::-1]
+    clean, moved = (method.encoder(each) for each in (batch["images"], other))
+    ours, theirs = (method.embed(method.encoder, x) for x in (batch["images"], other))
+
+    expected = 0.5 * cosines(clean.cls, moved.cls)
+    expected += 0.5 * cosines(clean.patches, moved.patches).mean(axis=1)
+    np.testing.assert_allclose(cosines(ours, theirs), expected, rtol=1e-5)
+    plain = FrozenTeacher.side_by_side
+    gap = plain(method, clean) - plain(method, moved)
+    apart = np.square(clean.patches - moved.patches).sum(axis=2).mean(axis=1)
+    apart += np.square(clean.cls - moved.cls).sum(axis=1)
+    np.testing.assert_allclose(np.square(gap).sum(axis=1), 0.5 * apart, rtol=1e-5)
+
+
+def test_every_token_and_a_projector_do_not_go_together():
+    with pytest.raises(UserError, match="--deacl.tokens.* must not be dense"):
+        DeaclConfig(tokens="dense", projector="teacher")
 
 
 def test_the_attack_on_the_teacher_does_not_ask_the_student():

@@ -124,3 +124,31 @@ def test_gradients_are_the_same_in_parts_and_at_once(average):
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=2e-4, atol=1e-4)
     assert np.abs(found[0]).max() > 0
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_every_window_is_read_in_batches_that_are_not_larger(at_once, graph):
+    slide, sizes = SlidingWindow(tf.identity, 4, 3, at_once=at_once), []
+    every = tf.stack(slide.windows(IMAGES), axis=1)
+
+    def read(seen):
+        sizes.append(seen.shape[0])
+        return tf.square(seen) * tf.reshape(tf.range(1.0, 17.0), [4, 4, 1])
+
+    def both(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            found = slide.each(read, images)
+            total = tf.reduce_sum(found * tf.sin(every))
+        return found, tape.gradient(total, images)
+
+    found, gradient = (tf.function(both) if graph else both)(IMAGES)
+
+    np.testing.assert_allclose(found, tf.map_fn(read, every), rtol=1e-6)
+    with tf.GradientTape() as tape:
+        tape.watch(IMAGES)
+        windows = tf.stack(slide.windows(IMAGES), axis=1)
+        total = tf.reduce_sum(tf.map_fn(read, windows) * tf.sin(every))
+    np.testing.assert_allclose(gradient, tape.gradient(total, IMAGES), rtol=1e-4)
+    assert max(size for size in sizes if size) <= max(2 * min(at_once, 6), 6)

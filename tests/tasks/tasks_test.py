@@ -13,6 +13,7 @@ from kerobust.models import VisionTransformer
 from kerobust.models.heads import POOLINGS
 from kerobust.randomness import example_keys
 from kerobust.tasks import TASKS, Classification, Depth, Effort, Segmentation
+from kerobust.tasks.base import PARTS, embed_suite
 
 RANDOM = np.random.default_rng(0)
 MADE = {
@@ -121,11 +122,12 @@ def test_worst_depths_are_those_with_the_largest_squares():
     [
         ("segmentation", np.full([2, 4, 4], -1), "must have labelled pixels"),
         ("segmentation", np.full([2, 4, 4], 9), "from 0 to 3.*Received: label 9"),
+        ("segmentation", np.array([[[-2, 0]]]), "from 0 to 3.*Received: label -2"),
         ("depth", np.full([2, 4, 4], 2500.0), "must be in metres.*Divide millimetres"),
         ("depth", np.zeros([2, 4, 4]), "must have depths that count"),
         ("depth", np.full([2, 4, 4], 30.0), "none from 0.001 to 5 metres"),
     ],
-    ids=["ignored", "outside", "millimetres", "unknown", "far"],
+    ids=["ignored", "outside", "negative", "millimetres", "unknown", "far"],
 )
 def test_targets_that_no_head_could_learn_are_refused(name, targets, text):
     with pytest.raises(UserError, match=text):
@@ -134,7 +136,12 @@ def test_targets_that_no_head_could_learn_are_refused(name, targets, text):
 
 @pytest.mark.parametrize("name", MADE)
 def test_attacks_of_the_benchmark_move_what_they_aim_at(name, predictors):
-    _attacked(name, predictors, Effort(0.1, steps=3, suite_steps=0))
+    effort = Effort(0.1, steps=3, suite_steps=0)
+    attempts = MADE[name].attempts(effort)
+
+    _attacked(name, predictors, effort, attempts)
+
+    assert list(attempts) == ["embed", "task"]
 
 
 @pytest.mark.slow
@@ -142,16 +149,68 @@ def test_attacks_of_the_benchmark_move_what_they_aim_at(name, predictors):
     ("name", "norm"), [*((name, "linf") for name in MADE), ("segmentation", "l2")]
 )
 def test_every_attack_of_a_suite_moves_what_it_aims_at(name, norm, predictors):
-    effort = Effort(0.1 if norm == "linf" else 1.0, norm, 3, 10, tf.eye(16))
-    found = _attacked(name, predictors, effort)
+    effort = Effort(0.1 if norm == "linf" else 1.0, norm, 3, 10)
+    attempts = MADE[name].attempts(effort)
 
-    assert len(found) >= 8 and len({attempt.name for attempt in found}) == len(found)
+    _attacked(name, predictors, effort, attempts)
+
+    assert len(attempts) >= 5
 
 
-def _attacked(name, predictors, effort):
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_attack_on_the_encoder_moves_the_tokens_that_it_names(norm, predictors):
+    matrices = dict.fromkeys(PARTS, tf.eye(16))
+    effort = Effort(0.1 if norm == "linf" else 1.0, norm, 3, 10, matrices)
+    attempts, name = embed_suite(effort), "classification"
+
+    _attacked(name, predictors, effort, attempts)
+
+    assert len(attempts) == 8
+    for attempt in attempts.values():
+        _, part, way = attempt.name.split("_")
+        objective = attempt.objective(predictors[name])
+        assert objective.part == part
+        assert isinstance(objective, TokenMatch) == (way == "other")
+        assert way == "other" or objective.distance == way
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "expected"),
+    [
+        (Segmentation(4, void=0), [[0, 1], [-1, 3]], [[-1, 1], [-1, 3]]),
+        (Segmentation(4), [[0, 1], [-1, 3]], [[0, 1], [-1, 3]]),
+        (Depth(5.0), [[0.0, 1.0], [5.0, 5.5]], [[0.0, 1.0], [5.0, 0.0]]),
+    ],
+    ids=["void", "usual", "depth"],
+)
+def test_attacks_see_what_metrics_count(task, targets, expected):
+    targets = np.array(targets)
+    found = task.counted(targets)
+
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == targets.dtype and task.known(targets)
+    assert not task.known(np.full_like(targets, 0 if task.NAME == "depth" else -1))
+
+
+def test_nothing_that_counts_has_no_error_rather_than_none():
+    depth, far = Depth(5.0), np.full([1, 2, 2], 30.0)
+    total = depth.records(far, far).sum(axis=0)
+    masks = Segmentation(4).records(tf.zeros([1, 2, 2, 4]), np.full([1, 2, 2], -1))
+
+    assert all(np.isnan(value) for value in depth.metrics(total).values())
+    assert np.isnan(depth.main(total[np.newaxis])).all()
+    assert np.isnan(Segmentation(4).metrics(masks.sum(axis=0))["mean_iou"])
+
+
+def test_a_void_class_that_is_none_is_refused():
+    with pytest.raises(UserError, match="--benchmark.void.* from 0 to 3.*void=20"):
+        Segmentation(4, void=20)
+
+
+def _attacked(name, predictors, effort, attempts):
     task, predictor = MADE[name], predictors[name]
-    attempts = list(task.attempts(effort).values())
-    for attempt in attempts:
+    for attempt in attempts.values():
         objective = attempt.objective(predictor)
         blind = attempt.name.startswith("embed")
         targets = tf.constant(TARGETS[task.TARGET])
@@ -165,4 +224,3 @@ def _attacked(name, predictors, effort):
         check_inside(attempt, IMAGES, moved.numpy(), effort.epsilon)
         before, after = (objective(x, targets).numpy() for x in (IMAGES, moved))
         assert after.mean() > before.mean(), attempt.name
-    return attempts
