@@ -51,6 +51,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
         "--at_once", type=int, nargs="+", default=[35, 9, 4], help="windows in a part"
     )
     parser.add_argument("--child", type=int, help="measure this process: internal")
+    parser.add_argument("--blind", action="store_true", help="by tokens: internal")
     return parser.parse_args(argv)
 
 
@@ -88,6 +89,8 @@ def contenders(chosen: argparse.Namespace) -> dict[str, dict[str, Callable]]:
                 windows = Windowed(model, WINDOW, STRIDE, at_once=at_once)
                 given = (task.attack(effort), windows, large, target, chosen.steps)
                 found[f"{WINDOWS}, {at_once} at once"] = _pair(*given)
+            given = (task.embed(effort), windows, large, None, chosen.steps)
+            found[f"{EMBED}, {WINDOWS}, {at_once} at once"] = _pair(*given)
     return found
 
 
@@ -113,9 +116,10 @@ def _pair(attempt, model, images, target, steps: int) -> dict[str, Callable]:
     }
 
 
-def peak(at_once: int, chosen: argparse.Namespace) -> float:
+def peak(at_once: int, chosen: argparse.Namespace, blind: bool = False) -> float:
     """Returns the peak memory in MB of a process that attacks; 0 = that predicts."""
     command = [sys.executable, "-m", "benchmarks.dense", f"--child={at_once}"]
+    command += ["--blind"] * blind
     command += [f"--width={2 * chosen.width}", f"--depth={2 * chosen.depth}"]
     command += [f"--batch={chosen.batch}", f"--steps={chosen.steps}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -130,9 +134,11 @@ def child(chosen: argparse.Namespace) -> None:
     images = tf.random.stateless_uniform([count, *LARGE, 3], [0, 0])
     windows = Windowed(model, WINDOW, STRIDE, at_once=chosen.child or 1)
     if chosen.child:
-        attempt = task.attack(Effort(8 / 255, steps=chosen.steps))
-        pair = _pair(attempt, windows, images, targets(task, count, LARGE), 1)
-        pair["attack"]()
+        effort, target = Effort(8 / 255, steps=chosen.steps), None
+        attempt = task.embed(effort)
+        if not chosen.blind:
+            attempt, target = task.attack(effort), targets(task, count, LARGE)
+        _pair(attempt, windows, images, target, 1)["attack"]()
     else:
         tf.function(windows, autograph=False)(images)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -159,11 +165,20 @@ def main(argv: list[str] | None = None) -> int:
         shown = _measure.show(ratio)
         lines.append({"attacked": name, **milliseconds, "attack / passes": shown})
     base = peak(0, chosen)
-    memory = {count: peak(count, chosen) - base for count in chosen.at_once}
-    results["memory"] = {str(count): value for count, value in memory.items()}
+    memory = {
+        name: {str(x): peak(x, chosen, blind) - base for x in chosen.at_once}
+        for name, blind in (("SegPGD", False), ("EmbedAttack", True))
+    }
+    results["memory"] = memory
     rows = [
-        {"windows at once": str(count), "MB above predicting": f"{value:.0f}"}
-        for count, value in memory.items()
+        {
+            "windows at once": str(count),
+            **{
+                f"{name}: MB above predicting": f"{memory[name][str(count)]:.0f}"
+                for name in memory
+            },
+        }
+        for count in chosen.at_once
     ]
     sentence = (
         f"Milliseconds of {chosen.steps} steps on {chosen.batch} images of {SIDE} x "
@@ -173,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         "rounds."
     )
     words = (
-        f"Peak memory of SegPGD on {max(1, chosen.batch // 4)} such images through a "
+        f"Peak memory of attacks on {max(1, chosen.batch // 4)} such images through a "
         f"network {2 * chosen.width} wide and {2 * chosen.depth} deep."
     )
     _measure.report(

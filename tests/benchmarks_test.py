@@ -221,9 +221,11 @@ def test_dense_writes_both_tables(tmp_path, capsys):
         dense.EMBED,
         "windows, 35 at once",
         "windows, 9 at once",
+        "embedding, windows, 9 at once",
     ):
         assert set(found[name]["seconds"]) == {"attack", "passes"}
-    assert set(found["memory"]) == {"35", "9"}
+    assert set(found["memory"]) == {"SegPGD", "EmbedAttack"}
+    assert all(set(each) == {"35", "9"} for each in found["memory"].values())
 
 
 @pytest.mark.slow

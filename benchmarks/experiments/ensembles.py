@@ -294,7 +294,7 @@ ENSEMBLES = {
     ),
     "dverge_cifar10_full": Ensembles(
         name="dverge_cifar10_full",
-        title="Ensembles, CIFAR-10, small networks, all images",
+        title="Ensembles, CIFAR-10, small networks, 45,000 images",
         flagfile="configs/dverge_cifar10_small.flags",
         arms={
             "vanilla": (None, ("--method=ensemble", "--pretrain.epochs=30", _ALL)),
