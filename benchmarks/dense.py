@@ -145,6 +145,27 @@ def child(chosen: argparse.Namespace) -> None:
     print(used / 2 ** (20 if sys.platform == "darwin" else 10))
 
 
+def memory(chosen: argparse.Namespace, results: dict) -> tuple[str, list[dict]]:
+    """Adds the peak memory of attacks to `results`; returns a sentence and rows."""
+    base = peak(0, chosen)
+    found = {
+        name: {str(x): peak(x, chosen, blind) - base for x in chosen.at_once}
+        for name, blind in (("SegPGD", False), ("EmbedAttack", True))
+    }
+    results["memory"] = found
+    rows = []
+    for count in map(str, chosen.at_once):
+        row = {"windows at once": count}
+        for name, values in found.items():
+            row[f"{name}: MB above predicting"] = f"{values[count]:.0f}"
+        rows.append(row)
+    words = (
+        f"Peak memory of attacks on {max(1, chosen.batch // 4)} such images through a "
+        f"network {2 * chosen.width} wide and {2 * chosen.depth} deep."
+    )
+    return words, rows
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints the table and writes the JSON file."""
     chosen = options(argv)
@@ -164,32 +185,13 @@ def main(argv: list[str] | None = None) -> int:
         }
         shown = _measure.show(ratio)
         lines.append({"attacked": name, **milliseconds, "attack / passes": shown})
-    base = peak(0, chosen)
-    memory = {
-        name: {str(x): peak(x, chosen, blind) - base for x in chosen.at_once}
-        for name, blind in (("SegPGD", False), ("EmbedAttack", True))
-    }
-    results["memory"] = memory
-    rows = [
-        {
-            "windows at once": str(count),
-            **{
-                f"{name}: MB above predicting": f"{memory[name][str(count)]:.0f}"
-                for name in memory
-            },
-        }
-        for count in chosen.at_once
-    ]
+    words, rows = memory(chosen, results)
     sentence = (
         f"Milliseconds of {chosen.steps} steps on {chosen.batch} images of {SIDE} x "
         f"{SIDE} pixels, untrained ViT {chosen.width} wide, {chosen.depth} deep, "
         f"patches of 8 pixels; windows: {max(1, chosen.batch // 16)} images of "
         f"{LARGE[0]} x {LARGE[1]} pixels in 35 windows. Median and quartiles of the "
         "rounds."
-    )
-    words = (
-        f"Peak memory of attacks on {max(1, chosen.batch // 4)} such images through a "
-        f"network {2 * chosen.width} wide and {2 * chosen.depth} deep."
     )
     _measure.report(
         NAME, chosen, about, sentence, lines, results, further=[(words, rows)]

@@ -17,18 +17,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import flags as absl_flags
 
 import kerobust
-from kerobust.config import Config, UserError, field_kind, parse_number, suggestion
-from kerobust.experiment import ExperimentConfig, to_text
+from kerobust.config import (
+    Config,
+    UserError,
+    check_name,
+    field_kind,
+    parse_number,
+    suggestion,
+)
+from kerobust.experiment import STAGES, ExperimentConfig, to_text
+from kerobust.methods import METHODS
 
 USER_ERROR, STOPPED = 2, 75
 Settings = type[ExperimentConfig] | type[Config]
 _ALIASES = {"evaluation.encoders": "benchmark.encoders"}
+# Words of flags whose fields do not list them: `ExperimentConfig` checks these.
+_NAMES = {"method": tuple(METHODS), "run.stages": STAGES}
 _SWITCHES = {
-    "help": "Show every flag with its default.",
+    "help": "Show every flag with its default; --help=SECTION, such as --help=attack, "
+    "shows those of one section.",
     "version": "Show the version.",
     "print_config": "Show the effective settings and where each comes from, then stop.",
-    "dry_run": "Build and check everything and write nothing; training also traces one "
-    "step and estimates memory and time.",
+    "dry_run": "Build and check everything and write nothing; training also runs a few "
+    "steps and estimates the time of all of them.",
     "debug": "Show tracebacks of errors.",
 }
 
@@ -137,9 +148,13 @@ def run(
         settings: See `parse`.
     """
     debug = "--debug" in argv
+    helps = [text for text in argv[1:] if text.partition("=")[0] == "--help"]
     try:
-        if "--help" in argv:
-            return _print_help(argv[0], about, overrides or {}, settings)
+        if helps:
+            values = absl_flags.FlagValues()
+            define(values, overrides or {}, settings)
+            section = helps[-1].partition("=")[2]
+            return _print_help(values, section, _header(argv[0], about))
         if "--version" in argv:
             print(f"kerobust {kerobust.__version__}")
             return 0
@@ -161,15 +176,24 @@ def _flags_of(
     """Yields flag name (without dashes), kind, help and value of every setting."""
     parts: dict[str, Config] = {}
     if isinstance(settings, ExperimentConfig):
-        yield "method", str, "What `pretrain` runs.", settings.method
+        text = _with_words("What `pretrain` runs.", _NAMES["method"])
+        yield "method", str, text, settings.method
         parts = settings.sections()
     else:
         parts[""] = settings
     for section, part in parts.items():
         kinds = typing.get_type_hints(type(part))
         for field in dataclasses.fields(part):
-            kind, text = kinds[field.name], field.metadata["help"]
-            yield _name(section, field), kind, text, getattr(part, field.name)
+            name, kind = _name(section, field), kinds[field.name]
+            words = field.metadata["choices"] or _NAMES.get(name, ())
+            text = _with_words(field.metadata["help"], words, field_kind(kind)[2])
+            yield name, kind, text, getattr(part, field.name)
+
+
+def _with_words(text: str, words: tuple[str, ...], many: bool = False) -> str:
+    """Returns the help of a flag with the words that it takes."""
+    start = "Each one of" if many else "One of"
+    return f"{text} {start}: {', '.join(words)}." if words else text
 
 
 def _name(section: str, field: dataclasses.Field) -> str:
@@ -255,16 +279,38 @@ def _print_config(parsed: Parsed) -> int:
     return 0
 
 
-def _print_help(program: str, about: str, overrides, settings: Settings) -> int:
-    values = absl_flags.FlagValues()
-    define(values, overrides, settings)
-    print(f"{about}\n\nUsage: {program} [--flagfile=FILE] [--name=value ...]\n")
-    for name, text in {**_SWITCHES, "flagfile=FILE": "Read flags from FILE."}.items():
-        print(f"  --{name}\n      {text}")
+def _print_help(values: absl_flags.FlagValues, section: str, header: str) -> int:
+    """Prints the flags of a section; of all, with the switches, if it is empty."""
+    if section:
+        known = dict.fromkeys(name.partition(".")[0] for name in values if "." in name)
+        if not known:
+            raise UserError(
+                "`--help` must stand alone: the flags of this command have no sections."
+                f" Received: help={section}. Run with --help."
+            )
+        check_name("--help", section, known)
+    else:
+        print(header)
     for name in values:
-        flag = values[name]
-        print(f"  --{name}={to_text(flag.default)}\n      {flag.help}")
+        if name.startswith(f"{section}." if section else ""):
+            flag = values[name]
+            print(f"  --{name}={to_text(flag.default)}\n      {flag.help}")
     for name, meant in _ALIASES.items():
-        if meant in values:
+        if meant in values and section in ("", meant.partition(".")[0]):
             print(f"  --{name}=\n      The same as --{meant}.")
     return 0
+
+
+def _header(program: str, about: str) -> str:
+    """Returns what `--help` prints before the settings."""
+    usage = f"Usage: {_command(program)} [--flagfile=FILE] [--name=value ...]"
+    switches = {**_SWITCHES, "flagfile=FILE": "Read flags from FILE."}
+    texts = [f"  --{name}\n      {text}" for name, text in switches.items()]
+    return "\n".join([f"{about}\n\n{usage}\n", *texts])
+
+
+def _command(program: str) -> str:
+    """Returns how to call the module whose file is `program`, or its last part."""
+    specs = (getattr(item, "__spec__", None) for item in list(sys.modules.values()))
+    named = [each.name for each in specs if each and each.origin == program]
+    return f"python -m {named[0]}" if named else os.path.basename(program)

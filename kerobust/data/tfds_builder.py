@@ -13,10 +13,11 @@ from kerobust.data.config import DataConfig
 ROLES = {"train": "train", "validation": "validation", "test": "test"}
 ROLES |= {"val": "validation", "valid": "validation", "dev": "validation"}
 _OTHERS = (
-    *("digits", "folder:PATH", "npz:PATH", "imagenet_subset:FILE"),
+    *("digits", "scenes", "examples:PATH"),
+    *("folder:PATH", "npz:PATH", "imagenet_subset:FILE"),
     *("masks:PATH", "depth:PATH", "voc:PATH", "ade20k:PATH"),
 )
-_WORDS = ("digits", *(name.split(":")[0] for name in _OTHERS[1:]))
+_WORDS = tuple(name.split(":")[0] for name in _OTHERS)
 
 
 def find_builder(config: DataConfig):

@@ -50,6 +50,43 @@ CLASSES = {
 CONFIG, WEIGHTS, MANIFEST = "config.json", "weights.safetensors", "manifest.json"
 
 
+class BundleError(UserError):
+    """A bundle that is missing, incomplete or altered.
+
+    Args:
+        folder: Where it was looked for.
+        reason: What is wrong with it, as the end of "the folder, which ...".
+        fix: Sentence that says what to do.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        reason: str,
+        fix: str = "Copy it again or write it anew.",
+    ):
+        super().__init__(
+            "`folder` must be an intact model bundle, as `save_bundle` writes it. "
+            f"Received: folder={folder}, which {reason}. {fix}"
+        )
+        self.folder, self.reason, self.fix = folder, reason, fix
+
+    def named(self, flag: str, name: str, given: str | os.PathLike) -> UserError:
+        """Returns the same error about the flag through which the folder came.
+
+        Args:
+            flag: As `--run.init_from`.
+            name: What stands before the folder in the message, as `init_from`.
+            given: The folder that the flag holds; the fault may be in a member.
+        """
+        part = os.path.relpath(self.folder, given)
+        which = "which" if part == "." else f"whose {part}"
+        return UserError(
+            f"`{flag}` must name an intact bundle of this library. "
+            f"Received: {name}={given}, {which} {self.reason}. {self.fix}"
+        )
+
+
 def save_bundle(
     models: tf.keras.Model | Mapping[str, tf.keras.Model],
     folder: str | os.PathLike,
@@ -69,10 +106,12 @@ def save_bundle(
             another class.
     """
     folder = Path(folder).absolute()
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+    reason = "holds other files" if folder.is_dir() else "is a file"
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not (folder / MANIFEST).is_file():
         raise UserError(
             "`folder` must be new, empty or an older bundle. Received: "
-            f"folder={folder}, which holds other files. Choose another folder."
+            f"folder={folder}, which {reason}. Choose another folder."
         )
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     stale = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -91,8 +130,8 @@ def load_bundle(folder: str | os.PathLike) -> Any:
     """Returns the model of a bundle, or a dict of its named models.
 
     Raises:
-        UserError: If the bundle is missing, incomplete or altered, or does not fit this
-            version of the code.
+        BundleError: If the bundle is missing, incomplete or altered.
+        UserError: If it does not fit this version of the code.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -102,8 +141,8 @@ def load_bundle(folder: str | os.PathLike) -> Any:
     try:
         model = _construct(config["model"])
         values = safetensors.numpy.load_file(folder / WEIGHTS)
-    except (KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise _broken(folder, f"does not fit this version ({error!r})") from error
+    except (KeyError, TypeError, OSError, safetensors.SafetensorError) as error:
+        raise BundleError(folder, f"does not fit this version ({error!r})") from error
     assign_weights(model, values, str(folder / WEIGHTS))
     return model
 
@@ -112,7 +151,7 @@ def read_info(folder: str | os.PathLike) -> dict[str, Any]:
     """Returns the `info` that was saved with a bundle.
 
     Raises:
-        UserError: If the bundle is missing, incomplete or altered.
+        BundleError: If the bundle is missing, incomplete or altered.
     """
     return _read_config(Path(folder))["info"]
 
@@ -176,24 +215,23 @@ def _read_config(folder: Path) -> dict[str, Any]:
     manifest = _read_json(folder, MANIFEST)
     for name, digest in manifest.items():
         if not (folder / name).is_file():
-            raise _broken(folder, f"lacks {name}")
+            raise BundleError(folder, f"lacks {name}")
         if _digest(folder / name) != digest:
-            raise _broken(folder, f"has a truncated or altered {name}")
+            raise BundleError(folder, f"has a truncated or altered {name}")
     if CONFIG not in manifest:
-        raise _broken(folder, f"has a {MANIFEST} without {CONFIG}")
+        raise BundleError(folder, f"has a {MANIFEST} without {CONFIG}")
     return _read_json(folder, CONFIG)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads((folder / name).read_text("utf-8"))
-    except FileNotFoundError as error:
-        known = "lacks " + name if folder.is_dir() else "does not exist"
-        raise _broken(folder, known) from error
+    except OSError as error:
+        raise _unreadable(folder, name, error) from error
     except ValueError as error:
-        raise _broken(folder, f"has a truncated or altered {name}") from error
+        raise BundleError(folder, f"has a truncated or altered {name}") from error
     if not isinstance(content, dict):
-        raise _broken(folder, f"has a truncated or altered {name}")
+        raise BundleError(folder, f"has a truncated or altered {name}")
     return content
 
 
@@ -214,8 +252,13 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _broken(folder: Path, what: str) -> UserError:
-    return UserError(
-        "`folder` must be an intact model bundle, as `save_bundle` writes it. "
-        f"Received: folder={folder}, which {what}. Copy it again or write it anew."
-    )
+def _unreadable(folder: Path, name: str, error: OSError) -> BundleError:
+    """Returns the error about a file of a bundle that cannot be opened."""
+    if folder.is_dir():
+        missing = isinstance(error, FileNotFoundError)
+        fault = f"lacks {name}" if missing else f"has a {name} that cannot be read"
+        return BundleError(folder, fault)
+    if folder.exists():
+        fix = f"Name the folder of a bundle, the one with {MANIFEST} in it."
+        return BundleError(folder, "is a file", fix)
+    return BundleError(folder, "does not exist", "Correct the path.")

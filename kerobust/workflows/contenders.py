@@ -14,7 +14,13 @@ from kerobust.evaluation.probes import linear_probe
 from kerobust.methods import METHODS
 from kerobust.models.bundle import load_bundle, read_info
 from kerobust.models.ensemble import Ensemble
-from kerobust.models.foreign import is_foreign, load_foreign
+from kerobust.models.foreign import (
+    input_shape,
+    is_foreign,
+    load_foreign,
+    output_shape,
+    reason_of,
+)
 from kerobust.models.heads import Classifier
 from kerobust.workflows.preparing import Experiment
 from kerobust.workflows.training import START, read_encoder
@@ -64,7 +70,7 @@ def contenders(experiment: Experiment) -> Iterator[Contender]:
     config, workdir = experiment.config, experiment.workdir
     start, tuned = config.run.init_from, workdir / "finetune" / "model"
     if start is not None and is_foreign(start):
-        model = _foreign(experiment, start)
+        model = read_foreign(experiment, start)
         yield Contender("model", model, "trained elsewhere", "")
         return
     if METHODS[config.method].SUPERVISED:
@@ -231,18 +237,48 @@ def _arm_protocol(config, arm: str) -> str:
     )
 
 
-def _foreign(experiment: Experiment, start: str):
-    """Returns the model of another program if it takes the images of the experiment."""
+def read_foreign(experiment: Experiment, start: str):
+    """Returns the model of another program that `--run.init_from` names, checked."""
     model = load_foreign(start)
-    shape = tf.TensorShape(getattr(model, "input_shape", None))
-    wanted = experiment.source.image_shape
-    if not shape.is_compatible_with([None, *wanted]):
-        raise UserError(
-            "`--run.init_from` must be a model for the images of `--data.name`, shape "
-            f"{tuple(wanted)}. Received: init_from={start}, whose input has shape "
-            f"{tuple(shape[1:])}."
-        )
+    require_fit(experiment, start, model)
     return model
+
+
+def require_fit(experiment: Experiment, start: str, model) -> None:
+    """Refuses a classifier of other images or of other classes than the data's.
+
+    Args:
+        experiment: The prepared experiment.
+        start: Where `model` comes from, as `--run.init_from` says.
+        model: Maps images to logits.
+
+    Raises:
+        UserError: If it does not fit.
+    """
+    source = experiment.source
+    name, wanted, classes = source.name, source.image_shape, source.num_classes
+    shape, images = input_shape(model), tf.TensorShape([None, *wanted])
+    fits = f"`--run.init_from` must be a model for `--data.name`, {name}:"
+    takes = f"{fits} images of shape {tuple(wanted)}. Received: init_from={start},"
+    if not shape.is_compatible_with(images):
+        raise UserError(
+            f"{takes} whose input has shape {tuple(shape[1:])}. Set --data.image_size, "
+            "or name other data or another model."
+        )
+    try:
+        outputs = output_shape(model, shape.merge_with(images))
+    except ValueError as error:
+        reason = reason_of(error)
+        raise UserError(
+            f"{takes} which fails on them ({reason}). Name another model."
+        ) from error
+    if outputs.rank != 2 or (classes and outputs[1] != classes):
+        found = f"shape {tuple(outputs[1:])}" if outputs.rank else "no shape"
+        raise UserError(
+            f"{fits} one output for each of the {classes} classes. Received: init_from="
+            f"{start}, whose output has {found}. Name the data that it was trained on, "
+            "or another model."
+        )
 
 
 def _cost(verb: str, bundle: pathlib.Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerobust.config import Config, UserError, check_name, setting
-from kerobust.models.bundle import MANIFEST, load_bundle, read_info
+from kerobust.models.bundle import MANIFEST, BundleError, load_bundle, read_info
 from kerobust.models.checkpoint_files import read_state
 from kerobust.models.export import (
     FORMATS,
@@ -137,6 +137,9 @@ def _require_complete(config: ConvertConfig) -> None:
     for name in ("from_", "weights", "out"):
         given = getattr(config, name) is not None
         config.require(given, name, "must be given", "Run with --help for the list.")
+    there = pathlib.Path(str(config.weights)).exists()
+    expectation = f"must name a file or a bundle; {config.weights} does not exist"
+    config.require(there, "weights", expectation, "Correct the path.")
     folder = pathlib.Path(str(config.out))
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     config.require(free, "out", "must be new or empty", "Choose another or remove it.")
@@ -233,6 +236,9 @@ def _explained(config: ConvertConfig) -> Iterator[None]:
     """Puts the flag before what the library says about a file."""
     try:
         yield
+    except BundleError as error:
+        path = str(config.weights)
+        raise error.named("--weights", "weights", path) from error
     except UserError as error:
         raise UserError(
             f"`--weights` must hold weights that `--from={config.from_}` can read. "

@@ -16,10 +16,16 @@ from kerobust.flags import STOPPED
 from kerobust.methods import METHODS
 from kerobust.methods.base import Method
 from kerobust.methods.optimisation import OptimisationConfig
-from kerobust.models.bundle import load_bundle
+from kerobust.models.bundle import BundleError, load_bundle
+from kerobust.models.ensemble import Ensemble
 from kerobust.models.foreign import is_foreign, load_foreign
+from kerobust.models.heads import Classifier
 from kerobust.workflows.benchmarking import benchmark, named_encoders
-from kerobust.workflows.contenders import read_ensemble
+from kerobust.workflows.contenders import (
+    read_ensemble,
+    read_foreign,
+    require_fit,
+)
 from kerobust.workflows.evaluating import evaluate
 from kerobust.workflows.joining import join, left_alone
 from kerobust.workflows.perturbing import perturb
@@ -48,7 +54,7 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
 
     Args:
         config: The experiment.
-        dry_run: Build and trace one step of each training, write nothing.
+        dry_run: Build and check, run a few steps of each training, write nothing.
 
     Returns:
         Exit code: 0, 75 after a signal (the same command continues), or 1 if a model
@@ -63,7 +69,7 @@ def run(config: ExperimentConfig, dry_run: bool = False) -> int:
 def _run(config: ExperimentConfig, dry_run: bool) -> int:
     _require_start(config)
     if "benchmark" in config.run.stages and "pretrain" not in config.run.stages:
-        named_encoders(config)
+        _require_encoders(config)
     if "push" in config.run.stages:
         given, fix = config.push.dir is not None, "Add --push.dir=DIR."
         config.push.require(given, "dir", "must name a folder for the stage push", fix)
@@ -72,6 +78,7 @@ def _run(config: ExperimentConfig, dry_run: bool) -> int:
     experiment = prepare(config)
     print(f"data: {experiment.source.summary()}", flush=True)
     _require_images(experiment)
+    _require_classifier(experiment)
     try:
         return _estimate(experiment) if dry_run else _run_stages(experiment)
     except tf.errors.UnavailableError as error:
@@ -144,11 +151,8 @@ def _require_start(config: ExperimentConfig) -> None:
     if start is not None:
         try:
             load_bundle(start)
-        except UserError as error:
-            raise UserError(
-                "`--run.init_from` must name an intact bundle. "
-                f"Received: init_from={start}. {error}"
-            ) from error
+        except BundleError as error:
+            raise error.named("--run.init_from", "init_from", start) from error
         return
     needs_encoder = "finetune" in stages and "pretrain" not in stages
     if needs_encoder and not (folder / "encoder").exists():
@@ -167,6 +171,21 @@ def _require_start(config: ExperimentConfig) -> None:
             f"an {kept[0]} nor a fine-tuned model in {folder}. Add one of those stages "
             "to --run.stages or name a bundle."
         )
+
+
+def _require_encoders(config: ExperimentConfig) -> None:
+    """Refuses a benchmark of anything but bundles with an encoder."""
+    for name, path in named_encoders(config).items():
+        try:
+            read_encoder(path)
+        except BundleError as error:
+            raise error.named("--benchmark.encoders", name, path) from error
+        except UserError as error:
+            raise UserError(
+                "`--benchmark.encoders` must name bundles with an encoder that this "
+                f"version can read. Received: {name}={path}. Name an encoder or a "
+                "classifier."
+            ) from error
 
 
 def _with_its_shape(config: ExperimentConfig) -> ExperimentConfig:
@@ -210,6 +229,24 @@ def _require_images(experiment: Experiment) -> None:
             config.perturb.require(name in splits, "splits", expectation)
 
 
+def _require_classifier(experiment: Experiment) -> None:
+    """Refuses to test a classifier of other images or classes than the data's."""
+    run, workdir = experiment.config.run, experiment.workdir
+    stages, start = set(run.stages), run.init_from
+    if start is not None and is_foreign(start):
+        if stages != {"validate"}:
+            read_foreign(experiment, start)
+        return
+    trains = {"start", "pretrain", "finetune"} & stages
+    if start is None or trains or "evaluate" not in stages:
+        return
+    own = any((workdir / name).exists() for name in ("encoder", "finetune/model"))
+    model = load_bundle(start)
+    model = model.get("ensemble") if isinstance(model, dict) else model
+    if isinstance(model, Classifier | Ensemble) and not own:
+        require_fit(experiment, start, model)
+
+
 def _require_labels(experiment: Experiment, name: str) -> None:
     splits = experiment.source.splits
     found = f"which has {', '.join(splits)}"
@@ -246,6 +283,9 @@ def _estimate(experiment: Experiment) -> int:
         encoder = _start(experiment)
         method = make_finetuning(experiment, config.finetune, encoder)
         _print_estimate("finetune", method, config.finetune, experiment.labelled)
+    rest = [name for name in stages if name not in ("start", "pretrain", "finetune")]
+    if rest:
+        print(f"time not included: {', '.join(rest)}", flush=True)
     return 0
 
 
@@ -271,7 +311,7 @@ def _print_estimate(name: str, method: Method, settings: OptimisationConfig, spl
     state = 4 * 4 * weights / 2**20  # Weight, gradient and two slots in float32.
     print(
         f"{name}: {weights:,} trained parameters, {steps:,} steps of {size} images, "
-        f"about {state:.1f} MiB of weights, gradients and slots, "
+        f"about {state:.1f} MiB of weights, gradients and slots (without activations), "
         f"{seconds[0] - seconds[1]:.1f} s to trace, then {step:.3f} s per step: "
         f"{steps * step / 60:.1f} minutes",
         flush=True,

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from kerobust import distribute, train
 from kerobust.config import UserError
+from kerobust.data.datasets import EMBEDDED, PREFIXES
 from kerobust.flags import USER_ERROR
 from kerobust.models import MaeDecoder
 from kerobust.models.bundle import save_bundle
@@ -67,7 +68,9 @@ def assert_refused(outcome, *fragments):
         ("--pretrain.batch_size=4096", ("--pretrain.batch_size", "4096", "1100")),
         ("--mimir.presett=repo", ("--mimir.presett", "Did you mean --mimir.preset?")),
         ("mimir", ("--name=value", "mimir")),
-        ("--run.init_from=nowhere", ("--run.init_from", "nowhere")),
+        ("--data.name=secnes", ("scenes, examples:PATH", 'Did you mean "scenes"')),
+        ("--run.init_from=nowhere", ("init_from=nowhere, which does not exist. C",)),
+        (f"--run.init_from={__file__}", ("`--run.init_from`", "which is a file. Name")),
     ],
 )
 def test_a_wrong_flag_is_refused(tmp_path, capsys, argument, fragments):
@@ -185,6 +188,32 @@ def test_a_truncated_bundle_is_refused(finished, tmp_path, capsys):
     outcome = run(tmp_path, capsys, *given)
 
     assert_refused(outcome, "weights.safetensors")
+
+
+@pytest.mark.parametrize("more", [(), ("--dry_run",)])
+def test_what_is_no_encoder_is_not_compared(tmp_path, capsys, more):
+    decoder = MaeDecoder((4, 4), 2, input_width=16, width=16, depth=1, heads=2)
+    save_bundle(decoder, tmp_path / "decoder", {})
+    (tmp_path / "m.keras").write_text("a file of another program")
+    (tmp_path / "empty").mkdir()
+    names = ("m.keras", "empty", "decoder")
+
+    for name, words in zip(
+        names, ("which is a file", "which lacks manifest", "Name an"), strict=True
+    ):
+        given = f"--evaluation.encoders=mae={tmp_path / name}"
+        outcome = run(tmp_path, capsys, "--run.stages=benchmark", given, *more)
+
+        named = f"Received: mae={tmp_path / name}"
+        assert_refused(outcome, "`--benchmark.encoders`", named, words)
+        assert outcome[1].count("Received") == 1
+
+
+def test_the_known_data_are_those_that_can_be_loaded(tmp_path, capsys):
+    _, message = run(tmp_path, capsys, "--data.name=unheard_of")
+
+    words = message.split("must be one of: ")[1].split(", or an image")[0].split(", ")
+    assert {word.split(":")[0] for word in words} == {*PREFIXES, *EMBEDDED}
 
 
 def test_running_out_of_memory_names_what_to_lower(tmp_path, capsys, monkeypatch):

@@ -70,8 +70,11 @@ def test_mistakes_have_the_messages_of_every_command(argument, words, capsys):
 def test_help_and_settings_are_printed_under_the_names_of_the_flags(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
-    assert "Copies." in text and "--from=\n      Where from." in text
+    words = "--from=\n      Where from. One of: here, there.\n"
+    assert "Copies." in text and words in text
     assert "--rate=0.5" in text and "--method" not in text
+    assert run("--help=attack") == flags.USER_ERROR
+    assert "`--help` must stand alone: the flags" in capsys.readouterr().err
 
     assert run("--print_config", "--sizes=3,4") == 0
     lines = ["--from=  # default", "--rate=0.5  # default", "--sizes=3,4"]

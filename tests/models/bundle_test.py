@@ -10,7 +10,14 @@ import tensorflow as tf
 from kerobust.config import UserError
 from kerobust.distribute import strategy
 from kerobust.models import ENCODERS
-from kerobust.models.bundle import CLASSES, load_bundle, read_info, save_bundle
+from kerobust.models.bundle import (
+    CLASSES,
+    BundleError,
+    is_intact,
+    load_bundle,
+    read_info,
+    save_bundle,
+)
 from kerobust.models.heads import Classifier, ClassifierHead
 from kerobust.models.mae import MaeDecoder, random_mask
 from kerobust.models.vit import VisionTransformer
@@ -133,6 +140,50 @@ def test_names_that_leave_the_folder_are_refused(tmp_path, name):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match=r"folder=.*nowhere, which does not exist\."):
         load_bundle(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("read", [load_bundle, read_info])
+def test_a_file_in_place_of_a_bundle_is_named(tmp_path, read):
+    (tmp_path / "m.keras").write_text("weights of another program")
+
+    with pytest.raises(UserError, match=r"folder=.*m\.keras, which is a file\. Name"):
+        read(tmp_path / "m.keras")
+    assert not is_intact(tmp_path / "m.keras")
+    with pytest.raises(UserError, match="must be new, .*m.keras, which is a file"):
+        save_bundle(encoder(), tmp_path / "m.keras", {})
+
+
+def test_a_manifest_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+
+    with pytest.raises(UserError, match=r"has a manifest\.json that cannot be read"):
+        read_info(tmp_path)
+
+
+def test_a_manifest_without_the_weights_is_refused(tmp_path):
+    save_bundle(encoder(), tmp_path / "model", {})
+    digests = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    del digests["weights.safetensors"]
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(digests))
+    (tmp_path / "model" / "weights.safetensors").unlink()
+
+    with pytest.raises(BundleError, match="weights.safetensors"):
+        load_bundle(tmp_path / "model")
+
+
+def test_an_error_can_name_the_flag_and_the_part_of_the_bundle(tmp_path):
+    save_bundle({"encoder": encoder()}, tmp_path / "models", {})
+    (tmp_path / "models" / "members" / "encoder" / "config.json").unlink()
+
+    with pytest.raises(BundleError) as caught:
+        load_bundle(tmp_path / "models")
+
+    error = caught.value.named("--run.init_from", "init_from", tmp_path / "models")
+    assert str(error) == (
+        "`--run.init_from` must name an intact bundle of this library. Received: "
+        f"init_from={tmp_path / 'models'}, whose members/encoder lacks config.json. "
+        "Copy it again or write it anew."
+    )
 
 
 @pytest.mark.parametrize("read", [load_bundle, read_info])
