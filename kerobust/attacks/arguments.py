@@ -1,5 +1,7 @@
 """Arguments of an attack in the form that one trace can serve."""
 
+import numbers
+
 import tensorflow as tf
 
 from kerobust.attacks.checks import check_rows
@@ -21,7 +23,8 @@ def as_tensors(targets):
     """Returns a nest of targets as tensors, all integers as int32; () for None."""
     if targets is None:
         return ()
-    if isinstance(targets, list) and isinstance(next(iter(targets), None), int):
+    first = next(iter(targets), None) if isinstance(targets, list) else None
+    if isinstance(first, numbers.Integral):
         targets = tf.constant(targets)  # Plain labels, not a nest of scalars.
 
     def plain(value):

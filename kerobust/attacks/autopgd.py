@@ -58,7 +58,7 @@ class AutoPGD(Attack):
 
     def __init__(
         self,
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         *,
         steps: int = 100,
         random_start: bool = True,

@@ -14,6 +14,7 @@ from kerobust.attacks.arguments import any_batch, as_tensors, spread
 from kerobust.attacks.balls import BALLS, NormBall, canonical_norm, per_example
 from kerobust.attacks.candidates import Candidate
 from kerobust.attacks.differentiation import differentiate
+from kerobust.attacks.keywords import check_keywords
 from kerobust.attacks.objectives import CrossEntropy, Objective, as_objective
 from kerobust.attacks.tracing import traced
 from kerobust.attacks.weak import WeakIdentityCache
@@ -45,11 +46,12 @@ class Attack(tf.keras.layers.Layer):
     call compiles each time.
 
     Args:
-        epsilon: Radius of the ball, pixel units of images in [0, 1].
+        epsilon: Radius of the ball, pixel units of images in [0, 1]. None = 8/255 for
+            linf; for l2 and l1 it must be given, here or in the call.
         norm: "linf", "l2" or "l1"; also np.inf, 2, 1, "Linf", "L2".
         step_size: Length of a step in the norm, pixel units; None = the attack's rule.
         random_start: Whether the search starts at a random point of the ball.
-        restarts: Number of random starts; without `random_start` one search is made.
+        restarts: Number of random starts; more than one needs `random_start`.
         keep: "last": the last point of each search; "best": the best of all its points
             (fooled first, then largest value), at the cost of one more forward. None =
             "last" for one restart, else "best". Restarts compete in the same order.
@@ -80,7 +82,7 @@ class Attack(tf.keras.layers.Layer):
         float32 [B, H, W, C], or (that, `AttackInfo`).
 
     Raises:
-        ValueError, TypeError: For arguments out of range.
+        ValueError, TypeError: For arguments out of range or unknown.
     """
 
     # Of a victim that is not an objective.
@@ -88,7 +90,7 @@ class Attack(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         *,
         norm: str = "linf",
         step_size: float | None = None,
@@ -101,17 +103,15 @@ class Attack(tf.keras.layers.Layer):
         seed: int | None = None,
         **kwargs,
     ):
+        check_keywords(type(self), kwargs)
         super().__init__(dtype="float32", autocast=False, **kwargs)
         self.norm = canonical_norm(norm)
-        # How large l2 and l1 balls may be depends on the size of the images.
-        most = 1.0 if self.norm == "linf" else None
-        checks.check_radius("epsilon", epsilon, most, self.norm)
+        self.epsilon = checks.default_radius(epsilon, self.norm)
         checks.check_radius("step_size", step_size)
-        checks.check_count("restarts", restarts)
+        checks.check_starts(restarts, random_start)
         best = stop_when_fooled or restarts > 1
         self.keep = keep or ("best" if best else "last")
         checks.check_mode(self.keep, precision, stop_when_fooled)
-        self.epsilon = float(epsilon)
         self.step_size = None if step_size is None else float(step_size)
         self.random_start = random_start
         self.restarts = int(restarts)
@@ -128,12 +128,14 @@ class Attack(tf.keras.layers.Layer):
         return BALLS[self.norm]
 
     def __call__(self, images, targets=None, victim=None, **options):
+        checks.check_order(images, targets)
         if not hasattr(images, "dtype"):
             images = tf.convert_to_tensor(images)
         checks.check_images(images)
         most = self.ball.largest(tf.TensorShape(images.shape[1:]).num_elements())
         epsilon = options.get("epsilon")
         epsilon = self.epsilon if epsilon is None else epsilon
+        checks.check_given(epsilon, self.norm)
         checks.check_radius("epsilon", epsilon, most, self.norm)
         checks.check_radius("step_size", options.get("step_size"))
         # Said explicitly it holds for every layer below; inside `fit`, Keras would lend
@@ -159,6 +161,7 @@ class Attack(tf.keras.layers.Layer):
         # Tracing needs tapes, running must not meet any: an outer tape would make the
         # loop store all that its backward pass might need.
         run = function.get_concrete_function(*arguments)
+        objective.check_targets(arguments[1])  # By now it has seen its outputs' shape.
         with record.stop_recording():
             adversarial, info = run(*arguments)
         adversarial.set_shape(images.shape)

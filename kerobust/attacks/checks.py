@@ -6,6 +6,24 @@ import tensorflow as tf
 from kerobust.attacks.precision import PRECISIONS
 
 _ROUNDING = 1e-4  # How far resized images may leave [0, 1].
+_DEFAULT = 8 / 255  # Of linf only: as a radius in l2 or l1 it is next to nothing.
+_USUAL = {
+    "linf": "did you mean 8/255?",
+    "l2": "a usual radius of 32 x 32 images is 0.5.",
+    "l1": "a usual radius of 32 x 32 images is 12.",
+}
+
+
+def check_order(images, targets) -> None:
+    """Raises a `TypeError` if a model stands where images or targets belong."""
+    for name, value in (("images", images), ("targets", targets)):
+        if callable(value):
+            wanted = "be a tensor or array" if name == "images" else "hold tensors"
+            raise TypeError(
+                f"`{name}` must {wanted}, and the model comes last: call "
+                "attack(images, targets, victim), or attack(images, victim=model) for "
+                f"the model's own predictions. Received: {name}={value!r}."
+            )
 
 
 def check_images(images) -> None:
@@ -51,6 +69,11 @@ def check_radius(name: str, value, most: float | None = None, norm: str = "") ->
     values = None if value is None else known(value)
     if values is None or not values.size:
         return
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"`{name}` must be a number, such as 8 / 255 without quotes. "
+            f"Received: {name}={value!r}."
+        )
     values = values.astype(np.float64)
     received = f"Received: {name}={values.tolist()}."
     if values.ndim > 1:
@@ -61,11 +84,33 @@ def check_radius(name: str, value, most: float | None = None, norm: str = "") ->
         advice = (
             "it multiplies the radii: is one of them too large for these images?"
             if norm == "union"
-            else "it is in the pixel units of images in [0, 1]: did you mean 8/255?"
+            else "it is in the pixel units of images in [0, 1]: "
+            + _USUAL.get(norm, "divide by 255?")
         )
         raise ValueError(
             f"`{name}` must be at most {most:g}, the largest {norm} change within "
             f"[0, 1]; {advice} {received}"
+        )
+
+
+def default_radius(epsilon, norm: str) -> float | None:
+    """Returns the radius of an attack: what was given, checked, or 8/255 in linf.
+
+    In other norms it stays None, for calls that bring a radius along.
+    """
+    if epsilon is None:
+        return _DEFAULT if norm == "linf" else None
+    # How large l2 and l1 balls may be depends on the size of the images.
+    check_radius("epsilon", epsilon, 1.0 if norm == "linf" else None, norm)
+    return float(epsilon)
+
+
+def check_given(epsilon, norm: str) -> None:
+    """Raises a `ValueError` if neither the constructor nor the call gave a radius."""
+    if epsilon is None:
+        raise ValueError(
+            f"`epsilon` must be given for norm {norm}: {_USUAL.get(norm, '')} "
+            "Received: epsilon=None."
         )
 
 
@@ -74,6 +119,17 @@ def check_count(name: str, value) -> None:
     if isinstance(value, bool) or int(value) != value or value < 1:
         raise ValueError(
             f"`{name}` must be a whole number of at least 1. Received: {name}={value}."
+        )
+
+
+def check_starts(restarts, random_start: bool) -> None:
+    """Raises a `ValueError` unless several searches start at different points."""
+    check_count("restarts", restarts)
+    if restarts > 1 and not random_start:
+        raise ValueError(
+            "`restarts` above 1 must come with random_start=True: from the image "
+            "itself every search is the same. "
+            f"Received: restarts={restarts}, random_start={random_start}."
         )
 
 

@@ -29,3 +29,9 @@ class AttackConfig(Config):
             "must be at most 1 for norm linf",
             "Images lie in [0, 1]: did you mean 8/255?",
         )
+        self.require(
+            self.norm == "linf" or self.epsilon != type(self).epsilon,
+            "epsilon",
+            f"must be given for norm {self.norm}: its default is meant for linf",
+            "A usual radius of 32 x 32 images is 0.5 in l2 and 12 in l1.",
+        )

@@ -4,8 +4,19 @@ import tensorflow as tf
 
 from kerobust.attacks.gradient import PGD
 from kerobust.attacks.objectives import Objective, infer, predicted
+from kerobust.attacks.target_checks import (
+    check_depths,
+    check_like,
+    check_mask_shape,
+    check_masks,
+)
 from kerobust.losses.depth import gradient_loss, sig_loss
 from kerobust.losses.pixels import pixel_cross_entropy
+
+_DEPTHS = (
+    "depths in metres, floating point, of the shape [B, H, W] of the victim's outputs, "
+    "0 where unknown"
+)
 
 
 class PixelCrossEntropy(Objective):
@@ -22,19 +33,28 @@ class PixelCrossEntropy(Objective):
             empty set is not a number, here it adds 0.
     """
 
+    classes: int | None = None  # K of the last outputs.
+
     def __init__(self, victim, separate_means: bool = False):
         self.victim, self.separate_means = victim, separate_means
 
     def outputs(self, images):
-        return _checked(infer(self.victim, images), 4, "logits of shape [B, H, W, K]")
+        found = _checked(infer(self.victim, images), 4, "logits of shape [B, H, W, K]")
+        self.classes = found.shape[-1] if found.shape.rank else None
+        return found
+
+    def check_targets(self, targets):
+        if self.classes is not None:
+            labels = targets["labels"] if isinstance(targets, dict) else targets
+            check_masks(labels, self.classes)
 
     def predictions(self, outputs):
         return predicted(outputs)
 
     def values(self, outputs, targets):
         if not isinstance(targets, dict):
-            return pixel_cross_entropy(outputs, _mask(targets))
-        labels = _mask(targets["labels"])
+            return pixel_cross_entropy(outputs, mask_of(targets, outputs))
+        labels = mask_of(targets["labels"], outputs)
         weights = self._weights(outputs, labels, targets["wrong_share"])
         return steered(outputs, labels, weights)
 
@@ -86,6 +106,14 @@ class DepthObjective(Objective):
     def outputs(self, images):
         return _checked(infer(self.victim, images), 3, "depths of shape [B, H, W]")
 
+    def check_targets(self, targets):
+        check_depths(targets)
+
+    def _depths(self, outputs, targets) -> tf.Tensor:
+        """Returns the targets; raises unless they are depths of the outputs' shape."""
+        check_like(targets, outputs, _DEPTHS)
+        return targets
+
 
 class DepthError(DepthObjective):
     """Scale-invariant logarithmic loss plus half of the gradient loss of a depth map.
@@ -110,6 +138,7 @@ class DepthError(DepthObjective):
         self.warm_up, self.gradient_weight = warm_up, gradient_weight
 
     def values(self, outputs, targets):
+        targets = self._depths(outputs, targets)
         level = sig_loss(outputs, targets, warm_up=self.warm_up)
         return level + self.gradient_weight * gradient_loss(outputs, targets)
 
@@ -175,9 +204,16 @@ def _checked(outputs, rank: int, expected: str):
     )
 
 
-def _mask(labels) -> tf.Tensor:
+def mask_of(labels, outputs: tf.Tensor) -> tf.Tensor:
+    """Returns labels as int32 [B, H, W]; raises unless they fit logits.
+
+    Args:
+        labels: int [B, H, W].
+        outputs: float32 [B, H, W, K].
+    """
     labels = tf.convert_to_tensor(labels)
     if labels.dtype.is_integer and labels.shape.rank in (3, None):
+        check_mask_shape(labels, outputs)
         return tf.cast(labels, tf.int32)
     raise ValueError(
         "`targets` must be integer masks of shape [B, H, W], -1 = no label. Received: "

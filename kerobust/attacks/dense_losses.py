@@ -4,7 +4,12 @@ import math
 
 import tensorflow as tf
 
-from kerobust.attacks.dense import DepthObjective, PixelCrossEntropy, steered
+from kerobust.attacks.dense import (
+    DepthObjective,
+    PixelCrossEntropy,
+    mask_of,
+    steered,
+)
 from kerobust.attacks.objectives import predicted
 from kerobust.config import check_name
 from kerobust.losses.pixels import pixel_mean
@@ -38,7 +43,7 @@ class MaskedCrossEntropy(PixelCrossEntropy):
         self.balanced = balanced
 
     def values(self, outputs, targets):
-        labels = tf.cast(targets, tf.int32)
+        labels = mask_of(targets, outputs)
         right = tf.cast(predicted(outputs) == labels, tf.float32)
         weights = class_weights(labels, outputs.shape[-1]) if self.balanced else 1.0
         return steered(outputs, labels, right * weights)
@@ -57,7 +62,7 @@ class JensenShannon(PixelCrossEntropy):
     """
 
     def values(self, outputs, targets):
-        labels = tf.cast(targets, tf.int32)
+        labels = mask_of(targets, outputs)
         found = tf.gather(
             tf.nn.softmax(outputs), tf.maximum(labels, 0), axis=3, batch_dims=3
         )
@@ -91,6 +96,7 @@ class DepthMeasure(DepthObjective):
         self.measure = measure
 
     def values(self, outputs, targets):
+        targets = self._depths(outputs, targets)
         known = targets > 0
         depths = tf.where(known, targets, 1.0)
         if self.measure == "squared":

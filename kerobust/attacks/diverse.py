@@ -36,7 +36,7 @@ class DiversePGD(MomentumPGD):
 
     def __init__(
         self,
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         *,
         probability: float = 0.5,
         smallest: float = 0.8,

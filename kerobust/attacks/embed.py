@@ -26,7 +26,7 @@ class EmbedAttack(PGD):
 
     default_objective = TokenDistance
 
-    def __init__(self, epsilon: float = 8 / 255, *, steps: int = 20, **kwargs):
+    def __init__(self, epsilon: float | None = None, *, steps: int = 20, **kwargs):
         super().__init__(epsilon, steps=steps, **kwargs)
         if not self.random_start:
             raise ValueError(

@@ -57,6 +57,8 @@ class TokenDistance(FeatureDistance):
         for classification, of the patches for segmentation and depth).
     """
 
+    _wanted = "reference tokens float [B, M, D] or None; labels are not used"
+
     def __init__(
         self,
         victim,
@@ -93,6 +95,7 @@ class TokenDistance(FeatureDistance):
         return outputs
 
     def values(self, outputs, targets):
+        targets = self._reference(outputs, targets)
         if self.distance == "cosine":
             own, reference = (
                 tf.math.l2_normalize(each, axis=2) for each in (outputs, targets)
@@ -115,6 +118,8 @@ class TokenMatch(TokenDistance):
     References:
         Sabour et al., 2016, arXiv:1511.05122, equation 1, without its box constraint.
     """
+
+    _wanted = "tokens float [B, M, D] of other images; labels are not used"
 
     def predictions(self, outputs):
         raise TypeError(

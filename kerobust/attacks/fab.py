@@ -70,7 +70,7 @@ class FAB(Attack):
 
     def __init__(
         self,
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         *,
         steps: int = 100,
         max_pull: float = 0.1,

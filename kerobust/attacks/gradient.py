@@ -34,7 +34,7 @@ class PGD(Attack):
 
     def __init__(
         self,
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         *,
         steps: int = 10,
         random_start: bool = True,
@@ -121,7 +121,7 @@ class FGSM(PGD):
     """
 
     def __init__(
-        self, epsilon: float = 8 / 255, *, random_start: bool = False, **kwargs
+        self, epsilon: float | None = None, *, random_start: bool = False, **kwargs
     ):
         super().__init__(epsilon, steps=1, random_start=random_start, **kwargs)
 
@@ -156,7 +156,7 @@ class MomentumPGD(PGD):
 
     def __init__(
         self,
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         *,
         decay: float = 1.0,
         random_start: bool = False,

@@ -73,7 +73,11 @@ class _GoalObjective(LogitObjective):
     """
 
     def fooled(self, outputs, targets):
-        return super().fooled(outputs, targets["labels"])
+        return super().fooled(outputs, self._both(targets)["labels"])
+
+    def check_targets(self, targets):
+        for each in targets.values() if isinstance(targets, dict) else ():
+            super().check_targets(each)
 
     def predictions(self, outputs):
         labels = predicted(outputs)
@@ -81,11 +85,24 @@ class _GoalObjective(LogitObjective):
 
     def _margin(self, outputs, targets):
         """Returns logit of the goal minus logit of the label, [B]."""
+        targets = self._both(targets)
         goals, labels = (
             tf.gather(outputs, class_indices(targets[name]), axis=1, batch_dims=1)
             for name in ("goals", "labels")
         )
         return goals - labels
+
+    def _both(self, targets) -> dict:
+        """Returns the targets; raises a `ValueError` unless they are both."""
+        if isinstance(targets, dict) and targets.keys() >= {"labels", "goals"}:
+            return targets
+        received = f"shape {targets.shape}" if hasattr(targets, "shape") else targets
+        raise ValueError(
+            f"`targets` of {type(self).__name__} must be "
+            '{"labels": int [B], "goals": int [B]}. To reach classes, whatever the '
+            "labels, pass the classes alone and TargetedCrossEntropy(model) as victim. "
+            f"Received: targets of {received}."
+        )
 
 
 class TargetedMargin(_GoalObjective):

@@ -7,7 +7,7 @@ from kerobust.attacks.balls import canonical_norm
 from kerobust.attacks.base import Attack
 from kerobust.attacks.checks import check_count, check_radius
 from kerobust.attacks.gradient import DecayingPGD
-from kerobust.attacks.reweighted import ReweightedEnsemble
+from kerobust.attacks.reweighted import ReweightedEnsemble, check_ensemble
 from kerobust.attacks.suite import Suite
 
 BALANCES = (0.5, 0.0, 0.25, 0.75, 1.0)  # In the order of the original.
@@ -56,6 +56,9 @@ class Mora(Suite):
 
     def attempts(self, classes: int) -> list[Attempt]:
         return self._attempts
+
+    def check_model(self, model) -> None:
+        check_ensemble("model", model)
 
     def describe(self) -> dict:
         return {"version": "mora", "steps": self.steps, "seed": self.seed}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from kerobust.attacks.balls import flatten
+from kerobust.attacks.target_checks import check_classes, check_like
 from kerobust.attacks.weak import WeakIdentityCache
 
 
@@ -50,6 +51,13 @@ class Objective:
             f"victim's predictions. Received: targets=None for {type(self).__name__}."
         )
 
+    def check_targets(self, targets) -> None:
+        """Raises a `ValueError` if values of targets are known to be out of range.
+
+        Attacks ask after they have compiled, with targets that may be symbolic; shapes
+        and types are rather refused by `values`.
+        """
+
     def __call__(self, images: tf.Tensor, targets) -> tf.Tensor:
         """Returns `values` of the outputs on `images`, float32 [B]."""
         return self.values(self.outputs(images), targets)
@@ -60,7 +68,12 @@ class LogitObjective(Objective):
 
     Args:
         victim: Maps images float32 [B, H, W, C] to logits [B, K].
+
+    Attributes:
+        classes: K of the last outputs; None before.
     """
+
+    classes: int | None = None
 
     def __init__(self, victim):
         self.victim = victim
@@ -74,7 +87,12 @@ class LogitObjective(Objective):
                 "subclass `kerobust.attacks.Objective` and pass an instance of it. "
                 f"Received: outputs={received}."
             )
+        self.classes = logits.shape[-1] if logits.shape.rank else None
         return logits
+
+    def check_targets(self, targets):
+        if self.classes is not None:
+            check_classes(targets, self.classes)
 
     def fooled(self, outputs, targets):
         return predicted(outputs) != class_indices(targets)
@@ -147,6 +165,11 @@ class SoftCrossEntropy(LogitObjective):
 class _FeatureObjective(Objective):
     """Base of the objectives on features [B, ...] and reference features."""
 
+    _wanted = (
+        "reference features, floating point, of the shape of the victim's outputs; "
+        "labels are not used"
+    )
+
     def __init__(self, victim):
         self.victim = victim
 
@@ -159,6 +182,11 @@ class _FeatureObjective(Objective):
             f"that picks it. Received: outputs={type(features).__name__}."
         )
 
+    def _reference(self, outputs, targets) -> tf.Tensor:
+        """Returns targets in the type of the outputs; raises unless they fit."""
+        check_like(targets, outputs, self._wanted)
+        return tf.cast(targets, outputs.dtype)
+
 
 class FeatureDistance(_FeatureObjective):
     """Mean squared difference between features [B, ...] and reference features.
@@ -170,7 +198,7 @@ class FeatureDistance(_FeatureObjective):
     """
 
     def values(self, outputs, targets):
-        difference = outputs - tf.cast(targets, outputs.dtype)
+        difference = outputs - self._reference(outputs, targets)
         return tf.reduce_mean(flatten(tf.square(difference)), axis=1)
 
 
@@ -200,7 +228,7 @@ class CosineDistance(_FeatureObjective):
 
     def values(self, outputs, targets):
         own = tf.math.l2_normalize(flatten(outputs), axis=1)
-        reference = flatten(tf.cast(targets, outputs.dtype))
+        reference = flatten(self._reference(outputs, targets))
         reference = tf.math.l2_normalize(reference, axis=1)
         return 1.0 - tf.reduce_sum(own * reference, axis=1)
 
@@ -280,6 +308,13 @@ def class_indices(targets) -> tf.Tensor:
     Raises:
         ValueError: If `targets` are not class indices.
     """
+    if not hasattr(targets, "shape"):
+        raise ValueError(
+            "`targets` must be integer class indices of shape [B]: the labels, or for "
+            "TargetedCrossEntropy the classes to reach. A dict of labels and goals is "
+            "for TargetedDLR and TargetedMargin. Received: targets of type "
+            f"{type(targets).__name__} that holds {', '.join(map(str, targets))}."
+        )
     shape = targets.shape
     if shape.rank == 2 and shape[1] == 1:
         targets = targets[:, 0]

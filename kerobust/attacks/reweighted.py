@@ -12,6 +12,7 @@ from kerobust.config import check_name
 TEMPERATURES = {"probabilities": 5.0, "votes": 1.25, "logits": math.inf}
 _WIDEST = 10.0  # Largest gap between the best two softened logits of a member.
 _TINY = 1e-12  # In place of a gap of 0.
+_ENSEMBLE = ("member_logits", "combined", "combine")
 
 
 class ReweightedEnsemble(LogitObjective):
@@ -56,11 +57,7 @@ class ReweightedEnsemble(LogitObjective):
         self, victim, *, balance: float = 0.5, temperature: float | None = None
     ):
         ensemble = victim.model if isinstance(victim, Victim) else victim
-        if not hasattr(ensemble, "member_logits"):
-            raise TypeError(
-                "`victim` must be a kerobust.models.Ensemble or the Victim of one. "
-                f"Received: victim={ensemble}."
-            )
+        check_ensemble("victim", ensemble)
         check_name("combine", ensemble.combine, TEMPERATURES)
         if not 0 <= balance <= 1:
             raise ValueError(
@@ -78,7 +75,9 @@ class ReweightedEnsemble(LogitObjective):
 
     def outputs(self, images):
         """Returns what every member says, float32 [B, N, K]."""
-        return _swapped(infer(self.victim.member_logits, images))
+        found = _swapped(infer(self.victim.member_logits, images))
+        self.classes = found.shape[-1]
+        return found
 
     def values(self, outputs, targets):
         labels = class_indices(targets)
@@ -129,6 +128,16 @@ class ReweightedEnsemble(LogitObjective):
         if self.ensemble.combine == "votes":
             return _log_mean(tf.nn.log_softmax(outputs / _gap(outputs)))
         return self.ensemble.combined(_swapped(outputs))
+
+
+def check_ensemble(name: str, model) -> None:
+    """Raises a `TypeError` unless a model says what each of its members says."""
+    if not all(hasattr(model, each) for each in _ENSEMBLE):
+        raise TypeError(
+            f"`{name}` must be a kerobust.models.Ensemble or an object that has its "
+            f"{', '.join(_ENSEMBLE)}; Ensemble([first, second]) makes one of models. "
+            f"Received: {name}={model}."
+        )
 
 
 def _softened(outputs: tf.Tensor) -> tf.Tensor:

@@ -56,7 +56,7 @@ class Square(Attack):
 
     def __init__(
         self,
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         *,
         queries: int = 5000,
         initial_share: float = 0.8,

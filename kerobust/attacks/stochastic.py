@@ -55,6 +55,9 @@ class Averaged(Objective):
     def predictions(self, outputs):
         return self.objective.predictions(tf.reduce_mean(outputs, axis=0))
 
+    def check_targets(self, targets):
+        self.objective.check_targets(targets)
+
     def _each(self, judge: Callable, outputs, targets):
         """Returns [draws, B], or None if `judge` knows no answer."""
 

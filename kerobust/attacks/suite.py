@@ -55,6 +55,14 @@ class Suite:
         """Returns how the suite is adapted to a number of classes, in sentences."""
         return []
 
+    def check_model(self, model) -> None:
+        """Raises a `TypeError` unless the suite can attack a model of this kind."""
+        if not callable(model):
+            raise TypeError(
+                "`model` must be callable, images [B, H, W, C] -> logits [B, K]. "
+                f"Received: model={model}."
+            )
+
     def evaluate(
         self,
         model: Callable[[tf.Tensor], tf.Tensor],
@@ -88,9 +96,11 @@ class Suite:
 
         Raises:
             UserError: If the model's outputs are no finite logits.
+            TypeError: If `model` is of another kind.
             ValueError: If images or labels are out of range.
             MaskingError: With `strict`, if a sign of masked gradients is found.
         """
+        self.check_model(model)
         rows, batches = _batches(images, labels, batch_size)
         if self._victim is None or self._victim.model is not model:
             self._victim = Victim(model, self.draws)

@@ -90,7 +90,8 @@ class Union(Attack):
             ball = attack.ball
             own = ball.radii if isinstance(ball, UnionBall) else {ball.name: 1.0}
             for norm, radius in own.items():
-                radii[norm] = max(radii.get(norm, 0.0), radius * attack.epsilon)
+                given = radius * (attack.epsilon or 0.0)  # `_members` lets none pass.
+                radii[norm] = max(radii.get(norm, 0.0), given)
         return UnionBall(radii)
 
     def __call__(self, images, targets=None, victim=None, **options):
@@ -140,7 +141,7 @@ def _members(attacks: Sequence[Attack]) -> list[Attack]:
             f"Received: attacks={attacks}."
         )
     epsilons = [attack.epsilon for attack in attacks]
-    if min(epsilons) <= 0:
+    if not all(epsilons):
         raise ValueError(
             "`attacks` must have an epsilon above 0. "
             f"Received: attacks with epsilon={epsilons}."

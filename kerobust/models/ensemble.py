@@ -1,5 +1,6 @@
 """Several classifiers as one."""
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -31,6 +32,13 @@ COMBINATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
+def _taken(member, given: dict) -> dict:
+    """Returns those of the arguments that a member's `call` takes."""
+    parameters = inspect.signature(member.call).parameters
+    every = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return {name: value for name, value in given.items() if every or name in parameters}
+
+
 @tf.keras.saving.register_keras_serializable("kerobust")
 class Ensemble(tf.keras.Model):
     """Classifiers that answer together.
@@ -46,7 +54,7 @@ class Ensemble(tf.keras.Model):
 
     Call arguments:
         images: float32 [B, H, W, C] in [0, 1].
-        training, keys: Passed to the members.
+        training, keys: Passed to the members whose `call` takes them.
 
     Returns:
         float32 [B, K].
@@ -88,7 +96,8 @@ class Ensemble(tf.keras.Model):
             images, training, keys: As of a call.
         """
         given = {"training": training, "keys": keys}
-        return tf.stack([member(images, **given) for member in self.members])
+        found = [member(images, **_taken(member, given)) for member in self.members]
+        return tf.stack(found)
 
     def combined(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns the answer [B, K] of members that say `logits` [N, B, K]."""

@@ -9,10 +9,16 @@ from kerobust.attacks import (
     PGD,
     Attack,
     AttackConfig,
+    AutoPGD,
+    Averaged,
     CrossEntropy,
     FeatureDistance,
     MomentumPGD,
     Objective,
+    SegPGD,
+    Square,
+    TargetedMargin,
+    Union,
 )
 from kerobust.config import UserError
 from tests.attacks.victims import small_batch, small_network
@@ -40,6 +46,13 @@ SLIP = "did you mean 8/255"
             r'`keep` must be None, "last" or "best".*keep=first',
         ),
         (lambda: MomentumPGD(decay=-1), r"`decay` must be at least 0.*decay=-1"),
+        (lambda: PGD("8/255"), r"`epsilon` must be a number, such as 8 / 255.*'8/255'"),
+        (lambda: PGD(step_size="2/255"), r"`step_size` must be a number.*'2/255'"),
+        (
+            lambda: MomentumPGD(restarts=5),
+            r"`restarts` above 1 must come with random_start=True.*restarts=5",
+        ),
+        (lambda: Union([PGD(norm="l2")]), r"`attacks` must have an epsilon.*\[None\]"),
     ],
 )
 def test_constructors_refuse(make, message):
@@ -47,11 +60,53 @@ def test_constructors_refuse(make, message):
         make()
 
 
-def test_unknown_arguments_are_refused():
-    with pytest.raises(TypeError, match="alpha"):
-        PGD(alpha=0.1)
-    with pytest.raises(TypeError, match="dtype"):
-        PGD(dtype="float16")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PGD(eps=0.1), r"`eps` must be an argument of PGD.*\"epsilon\"\?$"),
+        (lambda: PGD(alpha=0.1), r"`alpha`.*Received: alpha=0.1.*\"step_size\"\?$"),
+        (lambda: AutoPGD(step=0.1), r"`step`.*of AutoPGD.*Did you mean \"step_size\""),
+        (lambda: SegPGD(nb_iter=5), r"`nb_iter`.*Did you mean \"steps\""),
+        (lambda: Square(n_queries=5), r"`n_queries`.*Did you mean \"queries\""),
+        (lambda: PGD(targeted=True), r"`targeted`.*TargetedCrossEntropy\(model\)"),
+        (lambda: PGD(restart=2), r"`restart`.*Did you mean \"restarts\""),
+        (lambda: PGD(zzz=1), r"one of: epsilon, .*trainable. Received: zzz=1.$"),
+        (lambda: PGD(dtype="float16"), "`dtype` must be an argument of PGD"),
+    ],
+)
+def test_unknown_arguments_are_refused(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8 / 255), ("l2", None)])
+def test_a_radius_is_only_assumed_in_linf(norm, epsilon):
+    images, labels = small_batch()
+    attack, network = PGD(norm=norm), small_network()
+
+    again = PGD.from_config(attack.get_config())
+
+    assert attack.epsilon == again.epsilon == epsilon
+    found = again(images, labels, network, epsilon=0.3)
+    assert (attack.ball.norm(found - images) <= 0.3 + 1e-5).numpy().all()
+    assert (attack.ball.norm(found - images) > 0.2).numpy().any()
+
+
+@pytest.mark.parametrize(
+    ("arrange", "message"),
+    [
+        (lambda *given: (given[2], *given[:2]), r"`images` must be a tensor"),
+        (lambda *given: (given[0], given[2]), r"`targets` must hold tensors"),
+    ],
+)
+def test_a_model_in_the_wrong_place_is_refused(arrange, message):
+    given = arrange(*small_batch(), small_network())
+
+    call = r"attack\(images, targets, victim\).*victim=model.*Received: .*Sequential"
+    with pytest.raises(
+        TypeError, match=f"{message}.*the model comes last: call {call}"
+    ):
+        FGSM(0.1)(*given)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +142,11 @@ def test_shape_and_type_of_images_are_checked_in_graphs_too():
         (PGD(0.1), {"step_size": -0.1}, r"`step_size` must be at least 0"),
         (PGD(0.1), {"keys": tf.zeros([3, 2], tf.int32)}, r"`keys` must have one row"),
         # 2 x 2 x 1 numbers: an l2 change is at most 2, an l1 change at most 4.
-        (PGD(2.5, norm="l2"), {}, rf"`epsilon` must be at most 2,.*l2.*{SLIP}"),
-        (PGD(4.5, norm="l1"), {}, rf"`epsilon` must be at most 4,.*l1.*{SLIP}"),
+        (PGD(2.5, norm="l2"), {}, r"at most 2,.*l2.*usual radius.*is 0.5.*=2.5"),
+        (PGD(4.5, norm="l1"), {}, r"at most 4,.*l1.*usual radius.*is 12.*=4.5"),
+        (PGD(norm="l2"), {}, r"`epsilon` must be given for norm l2: a usual .* 0.5"),
+        (FGSM(norm="l1"), {}, r"`epsilon` must be given for norm l1: a usual .* 12"),
+        (PGD(0.1), {"epsilon": "0.1"}, r"`epsilon` must be a number.*epsilon='0.1'"),
     ],
 )
 def test_arguments_of_a_call_are_refused(attack, options, message):
@@ -108,6 +166,9 @@ def test_arguments_of_a_call_are_refused(attack, options, message):
         ),
         (np.zeros([3], int), r"`targets` must have one row per image.*\(3,\)"),
         (np.array(0), r"`targets` must have one row per image.*\(\)"),
+        (np.array([0, 1, 109, 0]), r"indices from 0 to 2,.*value 109. Leave images"),
+        (np.array([0, -1, 2, 0]), r"indices from 0 to 2,.*value -1. Leave images"),
+        ({"labels": np.zeros(4, int)}, r"classes to reach.*of type dict.*labels"),
     ],
 )
 def test_targets_are_refused(targets, message):
@@ -117,11 +178,23 @@ def test_targets_are_refused(targets, message):
         FGSM(0.1)(images, targets, small_network())
 
 
-def test_a_list_of_labels_is_taken():
+def test_classes_out_of_range_are_refused_whatever_holds_them():
+    images, labels = small_batch()
+    network, labels = small_network(), np.array(labels)
+    goals = {"labels": labels, "goals": np.full(4, 3)}
+
+    with pytest.raises(ValueError, match="from 0 to 2.*value 3"):
+        FGSM(0.1)(images, goals, TargetedMargin(network))
+    with pytest.raises(ValueError, match="from 0 to 2.*value 5"):
+        FGSM(0.1)(images, labels + 3, Averaged(CrossEntropy(network), draws=2))
+
+
+@pytest.mark.parametrize("kind", [int, np.int64])
+def test_a_list_of_labels_is_taken(kind):
     images, labels = small_batch()
     network = small_network()
 
-    result = FGSM(0.1)(images, [0, 1, 2, 0], network)
+    result = FGSM(0.1)(images, [kind(each) for each in (0, 1, 2, 0)], network)
 
     np.testing.assert_array_equal(result, FGSM(0.1)(images, labels, network))
 
@@ -191,3 +264,6 @@ def test_the_config_refuses_pixel_units_for_linf_only():
         UserError, match=r"`--attack.norm` must be one of.*linf, l2, l1"
     ):
         AttackConfig(norm="l3")
+    message = r"`--attack.epsilon` must be given for norm l2.*usual radius.*0.5 in l2"
+    with pytest.raises(UserError, match=message):
+        AttackConfig(norm="l2")

@@ -209,6 +209,20 @@ def test_depth_error_is_the_sum_of_its_losses():
     np.testing.assert_allclose(warm, sig_loss(*given, warm_up=True), rtol=1e-6)
 
 
+def labelled(value) -> np.ndarray:
+    """Masks with one pixel of a value."""
+    masks = half_right()
+    masks[1, 2, 3] = value
+    return masks
+
+
+def measured(value) -> np.ndarray:
+    """Depths with one pixel of a value."""
+    depths = np.ones([3, 4, 5], np.float32)
+    depths[1, 2, 3] = value
+    return depths
+
+
 @pytest.mark.parametrize(
     ("attack", "targets", "victim", "text"),
     [
@@ -216,6 +230,20 @@ def test_depth_error_is_the_sum_of_its_losses():
         (DepthPGD(), np.ones([3, 4, 5], np.float32), segment, r"depths of shape \[B"),
         (SegPGD(), np.zeros([3, 4, 5], np.float32), segment, "integer masks"),
         (SegPGD(), np.zeros([3], np.int32), segment, "integer masks"),
+        (SegPGD(), np.zeros([3, 4, 1], np.int32), segment, "size of the victim's log"),
+        (SegPGD(), labelled(255), segment, r"0 to 2, -1.*value 255.*== 255, -1, masks"),
+        (SegPGD(), labelled(3), segment, "from 0 to 2, -1.*value 3 for logits of 3"),
+        (SegPGD(), labelled(-2), segment, "from 0 to 2, -1.*value -2"),
+        (DepthPGD(), measured(np.nan), depth_of, "at least 0 and finite.*value NaN"),
+        (
+            DepthPGD(),
+            measured(-1.0),
+            depth_of,
+            "depths in metres, at least 0.*value -1",
+        ),
+        (DepthPGD(), measured(np.inf), depth_of, "at least 0 and finite.*infinity"),
+        (DepthPGD(), measured(1.0)[..., None], depth_of, r"depths in.*\(None, 4, 5, 1"),
+        (DepthPGD(), measured(1.0)[:, :, :1], depth_of, r"depths in.*\(None, 4, 1\)"),
     ],
 )
 def test_what_is_no_dense_problem_is_refused(attack, targets, victim, text):

@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from kerobust.attacks import (
     AutoPGD,
+    CosineDistance,
     EmbedAttack,
+    FeatureDistance,
     TokenDistance,
     TokenMatch,
     whitening_of,
@@ -135,6 +137,35 @@ def test_much_shrinkage_is_the_plain_distance_up_to_scale():
     matrix = whitening_of(tokens, shrinkage=1e8).numpy()
 
     np.testing.assert_allclose(matrix / matrix[0, 0], np.eye(4), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [[3], [3.0] * 16, np.zeros([1, 1, 16], int), np.zeros([1, 5, 16], np.float32)],
+    ids=["labels", "width", "integer", "patches"],
+)
+@pytest.mark.parametrize("distance", ["mse", "cosine"])
+def test_labels_and_other_shapes_are_no_reference(encoder, targets, distance):
+    # B = 1: all of these would broadcast against [1, 1, 16].
+    objective = TokenDistance(encoder, distance=distance)
+
+    with pytest.raises(ValueError, match="reference tokens float.*or None; labels are"):
+        objective(IMAGES[:1], tf.constant(targets))
+
+
+def test_an_attack_on_tokens_refuses_labels(encoder):
+    with pytest.raises(
+        ValueError, match=r"labels are not used.*\(None,\) and dtype int32"
+    ):
+        EmbedAttack(0.05, steps=1)(IMAGES[:1], [3], encoder)
+
+
+@pytest.mark.parametrize("kind", [FeatureDistance, CosineDistance])
+def test_features_refuse_labels(kind):
+    objective = kind(lambda images: images[:, 0, 0])  # Three features.
+
+    with pytest.raises(ValueError, match="must be reference features.*labels are not"):
+        objective(tf.constant(IMAGES), tf.constant([0, 1, 2]))
 
 
 @pytest.mark.parametrize(

@@ -160,12 +160,9 @@ def test_restarts_search_once_more_each(network):
     victim = Counting(CrossEntropy(network))
 
     PGD(0.1, steps=2, restarts=5)(images, labels, victim)
-    with_start = int(victim.forwards)
-    PGD(0.1, steps=2, restarts=5, random_start=False)(images, labels, victim)
 
-    # Two steps and the look at the last point; without noise restarts are all the same.
-    assert with_start == 5 * (2 + 1)
-    assert int(victim.forwards) - with_start == 3
+    # Two steps and the look at the last point.
+    assert int(victim.forwards) == 5 * (2 + 1)
 
 
 def test_decaying_steps_follow_a_cosine_and_keep_a_quarter_of_the_last():

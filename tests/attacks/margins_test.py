@@ -224,6 +224,34 @@ def test_on_log_probabilities_the_legacy_margin_has_no_gradient(probability, mov
     assert np.any(tape.gradient(margin, logits))
 
 
+@pytest.mark.parametrize(
+    ("kind", "targets", "message"),
+    [
+        (
+            TargetedCrossEntropy,
+            GOALS,
+            "the classes to reach.*of type dict.*labels, goals",
+        ),
+        (
+            TargetedDLR,
+            LABELS,
+            r"`targets` of TargetedDLR must be \{.*CrossEntropy\(model",
+        ),
+        (
+            TargetedMargin,
+            LABELS,
+            r"`targets` of TargetedMargin must be \{.*shape \(2,\)",
+        ),
+        (TargetedMargin, {"labels": LABELS}, "`targets` of TargetedMargin must be"),
+    ],
+)
+def test_goals_in_the_wrong_structure_are_refused(kind, targets, message):
+    with pytest.raises(ValueError, match=message):
+        kind(same).values(LOGITS, targets)
+    with pytest.raises(ValueError, match=message):
+        kind(same).fooled(LOGITS, targets)
+
+
 def test_the_legacy_margin_refuses_a_negative_confidence():
     with pytest.raises(ValueError, match="`confidence` must be at least 0. .*=-1"):
         LegacyMargin(same, confidence=-1)

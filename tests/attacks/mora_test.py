@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kerobust.attacks import PGD, AutoPGD, DecayingPGD, Mora
+from kerobust.attacks import PGD, AutoAttack, AutoPGD, DecayingPGD, Mora
 from kerobust.attacks.attempts import run_attempts
 from kerobust.attacks.mora import mora_attempts
 from kerobust.attacks.victim import Victim
@@ -84,8 +84,18 @@ def test_results_do_not_depend_on_the_batch_size():
 def test_a_model_that_is_no_ensemble_is_refused():
     images, labels = grey()
 
-    with pytest.raises(TypeError, match="must be a kerobust.models.Ensemble"):
-        Mora(EPSILON).evaluate(planes("votes").members[0], images, labels)
+    members = planes("votes").members
+    message = (
+        "`model` must be a kerobust.models.Ensemble or an object that has its "
+        r"member_logits, combined, combine; Ensemble\(\[first, second\]\) makes one"
+    )
+
+    with pytest.raises(TypeError, match=message):
+        Mora(EPSILON).evaluate(members[0], images, labels)
+    with pytest.raises(TypeError, match=message):
+        Mora(EPSILON).evaluate(list(members), images, labels)
+    with pytest.raises(TypeError, match=r"`model` must be callable.*model=\["):
+        AutoAttack(EPSILON).evaluate(list(members), images, labels)
 
 
 @pytest.mark.parametrize(

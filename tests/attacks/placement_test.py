@@ -117,7 +117,7 @@ def test_no_variable_of_the_victim_changes(attack):
     network = small_network()
     before = weights(network)
 
-    attack(0.2, restarts=2)(images, labels, network)
+    attack(0.2, random_start=True, restarts=2)(images, labels, network)
 
     assert_unchanged(network, before)
 

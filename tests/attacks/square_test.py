@@ -283,7 +283,7 @@ def test_attacks_come_back_from_their_config():
     options = {
         "epsilon": 0.2,
         "norm": "l2",
-        "random_start": False,
+        "random_start": True,
         "restarts": 2,
         "queries": 7,
         "initial_share": 0.3,

@@ -81,6 +81,27 @@ def test_a_member_alone_answers_by_itself():
     np.testing.assert_array_equal(Ensemble([alone])(IMAGES), alone(IMAGES))
 
 
+class Bare(tf.keras.Model):
+    """Means of two channels as logits; takes images and nothing else."""
+
+    def call(self, images):
+        return tf.reduce_mean(images, axis=[1, 2])[:, :2]
+
+
+def test_members_are_spared_the_arguments_that_they_do_not_take():
+    tf.keras.utils.set_random_seed(0)
+    layers = [tf.keras.layers.Flatten(), tf.keras.layers.Dropout(0.5)]
+    plain = tf.keras.Sequential([*layers, tf.keras.layers.Dense(2)])  # No keys.
+    ensemble = Ensemble([plain, Bare()], combine="logits")
+
+    resting = ensemble(IMAGES, training=False, keys=None)
+    training = ensemble(IMAGES, training=True)
+
+    mean = (plain(IMAGES, training=False) + Bare()(IMAGES)) / 2
+    np.testing.assert_allclose(resting, mean, rtol=1e-6)
+    assert np.abs(training - mean).max() > 0.01  # Dropout.
+
+
 def test_order_changes_nothing():
     there = Ensemble([member(0), member(1)])(IMAGES)
     back = Ensemble([member(1), member(0)])(IMAGES)
