@@ -67,6 +67,19 @@ class AutoAttackReport:
         """Wall time of all attempts, compilation included."""
         return sum(found["seconds"] for found in self.members.values())
 
+    def __str__(self) -> str:
+        """Returns accuracies, members, findings and notes as lines of text."""
+        ball = f"{self.threat['norm']}, epsilon {self.threat['epsilon']:.4g}"
+        lines = [
+            f"{len(self.labels)} examples, {ball}: clean {self.clean_accuracy:.2%}, "
+            f"robust {self.robust_accuracy:.2%}, {self.seconds:.0f} s"
+        ]
+        lines += [
+            f"{name}: {found['robust_accuracy']:.2%} left, {found['broken']} broken"
+            for name, found in self.members.items()
+        ]
+        return "\n".join([*lines, *map(str, self.findings), *self.notes])
+
     def breakers(self) -> list[str | None]:
         """Returns per example which attempt fooled the model, None if none did."""
         return [self.attempts[by] if by >= 0 else None for by in self.broken_by]

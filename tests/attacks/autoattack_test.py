@@ -231,6 +231,16 @@ def test_a_random_model_continues_after_a_kill(network, tmp_path):
     assert_same(again, first)
 
 
+def test_a_printed_report_says_what_is_left(report):
+    lines = str(report).splitlines()
+
+    clean, robust = (f"{x:.2%}" for x in (report.clean.mean(), report.robust.mean()))
+    assert f"clean {clean}, robust {robust}" in lines[0] and "linf" in lines[0]
+    names = [line.split(":")[0] for line in lines[1 : 1 + len(report.members)]]
+    assert names == list(report.members)
+    assert "[" not in lines[1] and len(str(report)) < 3000
+
+
 def test_the_report_is_json_and_knows_the_fields_of_robustbench(report):
     info = report.model_info(name="digits", dataset="digits")
 
