@@ -213,9 +213,9 @@ _TITLES = {
 }
 _SHARED = (
     "Fooled: of images that all members have right, how many PGD on one member "
-    "({steps} steps, {restarts} starts) makes wrong for the same member, for another one "
-    "and for the ensemble. Last column: momentum PGD and PGD through changing frames, on "
-    "cross-entropy and on the margin of an ensemble that was trained apart "
+    "({steps} steps, {restarts} starts) makes wrong for the same member, for another "
+    "one and for the ensemble. Last column: momentum PGD and PGD through changing "
+    "frames, on cross-entropy and on the margin of an ensemble that was trained apart "
     "({surrogate_steps} steps, {surrogate_restarts} starts)."
 )
 _UNSHARED = "--evaluate.diversity=false"
