@@ -46,11 +46,11 @@ def test_a_finished_command_is_not_started_again(command, tmp_path):
         written = json.dumps({"time": f"{day}T01:02:03"})
         (tmp_path / arm).mkdir(exist_ok=True)
         (tmp_path / arm / "environment.json").write_text(written)
-    ends = [{"seconds": 60.0, "peak_megabytes": 1500.0}] * 2
+    ends = [{"seconds": 60.0, "peak_megabytes": 50_000.0}] * 2
     lines = "".join(json.dumps(end) + "\n" for end in ends)
     (tmp_path / "other" / "usage.jsonl").write_text(lines)
     cost = running.spent([tmp_path / "arm", tmp_path / "other"])
-    assert cost == "2026-11-20; 2 minutes recorded, at most 1.5 GB of memory"
+    assert cost == "2026-11-20; 2 minutes recorded, at most 50.0 GB of memory"
 
 
 def test_a_failed_command_is_recorded_and_started_again(command, tmp_path):
