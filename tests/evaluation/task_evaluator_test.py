@@ -205,6 +205,7 @@ def test_suites_find_more_than_the_attacks_of_the_benchmark():
     assert max(results.norms.values()) <= 0.1 + 1e-6
 
 
+@pytest.mark.slow
 def test_attacks_on_the_encoder_are_made_once_for_all_tasks(probed):
     config = SHORT.replace(suite_steps=1, steps=1, curve=False, limit=4)
     found = TaskEvaluator(THREAT, config)(probed, scenes())
@@ -216,6 +217,7 @@ def test_attacks_on_the_encoder_are_made_once_for_all_tasks(probed):
         assert set(found.records[job.key]) == set(probed)
 
 
+@pytest.mark.slow
 def test_attacks_leave_pixels_alone_that_do_not_count(probed):
     task = Segmentation(8, void=1)  # The floor, most of every scene.
     model = probed["segmentation"].model

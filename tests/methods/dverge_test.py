@@ -253,7 +253,9 @@ def test_the_attacked_images_are_those_of_the_members_or_of_all(attack):
     )
 
 
-@pytest.mark.parametrize("network", ["conv", "resnet20"])
+@pytest.mark.parametrize(
+    "network", ["conv", pytest.param("resnet20", marks=pytest.mark.slow)]
+)
 def test_the_order_of_members_changes_no_weight(network):
     given = {"ensemble": {"network": network}, "dverge": {"layer": 2}}
     there, back = make(**given), make(**given)
@@ -285,6 +287,7 @@ def test_members_of_an_ensemble_train_as_each_alone():
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "moves"), [("frozen", False), ("train", True)])
 def test_attacks_of_training_treat_batch_norm_as_told(mode, moves):
     chosen = {"network": "resnet20", "bn_in_attack": mode, "members": 1}
