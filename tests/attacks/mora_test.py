@@ -45,6 +45,7 @@ def test_random_starts_of_that_size_fool_nobody():
     assert (np.argmax(ensemble(noisy), axis=1) == labels).all()
 
 
+@pytest.mark.slow
 def test_every_balance_is_tried_in_order_on_what_still_stands():
     class Half(DecayingPGD):
         """Gives up on all but the first of what it is shown."""
