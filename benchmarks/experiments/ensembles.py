@@ -107,13 +107,12 @@ class Ensembles(Folders):
 
     def _signs(self, seeds: range) -> str:
         """Returns the doubts that the first evaluation had about the mixtures."""
+        found = {arm: self._results(arm, seeds, self.first) for arm in self.arms}
         notes = [
             f"{arm}, seed {seed}: {note}"
-            for arm in self.arms
-            for seed in seeds
-            for note in self._results(arm, range(seed, seed + 1), self.first)["model"][
-                0
-            ]["notes"]
+            for arm, networks in found.items()
+            for seed, result in zip(seeds, networks["model"], strict=True)
+            for note in result["notes"]
         ]
         return "Signs of masked gradients: " + ("; ".join(notes) or "none.")
 
@@ -213,10 +212,10 @@ _TITLES = {
 }
 _SHARED = (
     "Fooled: of images that all members have right, how many PGD on one member "
-    "({steps} steps, {restarts} starts) makes wrong for the same member, for another "
-    "one and for the ensemble. Last column: momentum PGD and PGD through changing "
-    "frames, on cross-entropy and on the margin of an ensemble that was trained apart "
-    "({surrogate_steps} steps, {surrogate_restarts} starts)."
+    "({steps} steps, random starts: {restarts}) makes wrong for the same member, for "
+    "another one and for the ensemble. Last column: momentum PGD and PGD through "
+    "changing frames, on cross-entropy and on the margin of an ensemble that was "
+    "trained apart ({surrogate_steps} steps, random starts: {surrogate_restarts})."
 )
 _UNSHARED = "--evaluate.diversity=false"
 _SURROGATE_STEPS = (
@@ -240,9 +239,9 @@ _CIFAR = {
     "l2": ("--attack.epsilon=0.25", *_L2, _FEWER),
 }
 _BESIDE = (
-    "linf 0.03, l2 0.25, chosen by hand. ± is the standard deviation over seeds, [ "
-    "] holds 95 % over images. The student report on three such networks says, for "
-    "50,000 training images, PGD of 10 steps from one start and 1,024 test images "
+    "linf 0.03, l2 0.25, chosen by hand. ± is the standard deviation over seeds, "
+    "brackets hold 95 % over images. The student report on three such networks says, "
+    "for 50,000 training images, PGD of 10 steps from one start and 1,024 test images "
     "(clean / FGSM / PGD): natural members 60 to 62 / 4 to 5 / 1; DVERGE after 200 "
     "epochs 67.4 / 34.7 / 10.6, its members 57 to 62 / 6 to 8 / 1 to 2; with "
     "adversarial training for 25 epochs 63.9 / 31.5 / 26.0, its members 58 to 64 / "
