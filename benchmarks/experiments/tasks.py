@@ -9,17 +9,13 @@ import dataclasses
 import json
 import pathlib
 
-import numpy as np
-from tabulate import tabulate
-
 from benchmarks._pages import ROOT, replace_section
 from benchmarks.experiments.running import Folders, run, spent
+from benchmarks.experiments.task_tables import carried, only, section
 
 TEACHER = "mae"
 _BENCHMARK = "configs/benchmark.flags"
-_COLUMNS = ("clean", "embed", "task", "output_suite", "embedding_suite", "worst")
 _SUBJECT = "multi"  # Compared with every other arm.
-_FACTOR = {"accuracy": 100, "mean_iou": 100, "rmse": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +28,13 @@ class Compared(Folders):
         seeds: How many seeds the published table has.
         beside: What a reader must know.
         flags: Settings of the evaluation beside those of configs/benchmark.flags.
+        once: Arms that have seed 0 alone.
     """
 
     seeds: int
     beside: str
     flags: tuple[str, ...]
+    once: tuple[str, ...]
 
     def compare(self, encoders: dict[str, pathlib.Path], seed: int, extra) -> None:
         """Fits heads on encoders by name and attacks them."""
@@ -59,8 +57,30 @@ class Compared(Folders):
         ]
         for data in found[0]:
             radius = reports[0]["threat"]["epsilon"]
-            parts += _sections(data, [each[data] for each in found], radius)
+            parts += self._of_data(data, [each[data] for each in found], radius)
         replace_section(ROOT / "docs" / "results.md", self.title, "\n\n".join(parts))
+
+    def _of_data(self, data: str, found: list[dict], radius: float) -> list[str]:
+        """Returns the tables of all tasks on one data set.
+
+        Args:
+            data: Its name.
+            found: Of each seed, task -> its part of the report.
+            radius: Of the ball of all columns that name no other.
+        """
+        name, parts = pathlib.Path(data).name, []
+        for task in found[0]:
+            always = [x for x in found[0][task]["encoders"] if x not in self.once]
+            rows = [only(each[task], always) for each in found]
+            parts += section(f"{task} on {name}", rows, radius, _SUBJECT)
+        if len(found[0]) > 1:
+            title = f"## Made for one task, scored on all, on {name}"
+            parts += [f"{title}, mean over the seeds", carried(found, always)]
+        for task in found[0] if self.once else ():
+            rows = [only(found[0][task], [_SUBJECT, *self.once])]
+            title = f"Ablation, seed 0: {task} on {name}"
+            parts += section(title, rows, radius, _SUBJECT)
+        return parts
 
     def _folders(self, seed: int):
         return self.workdir("benchmark", seed).parent.iterdir()
@@ -84,6 +104,10 @@ class Tasks(Compared):
     shared: tuple[str, ...]
     arms: dict[str, tuple[str, ...]]
 
+    def of_seed(self, seed: int) -> list[str]:
+        """Returns the arms that a seed has."""
+        return [arm for arm in self.arms if not (seed and arm in self.once)]
+
     def encoder(self, arm: str, seed: int) -> pathlib.Path:
         """Returns the bundle of an arm."""
         return self.workdir(arm, seed) / "encoder"
@@ -91,13 +115,14 @@ class Tasks(Compared):
     def run(self, seed: int, extra: list[str]) -> None:
         """Trains and evaluates what one seed lacks."""
         teacher = self.encoder(TEACHER, seed)
-        for arm, own in self.arms.items():
-            flags = [f"--run.seed={seed}", *own, *extra]
+        for arm in self.of_seed(seed):
+            flags = [f"--run.seed={seed}", *self.arms[arm], *extra]
             if arm != TEACHER:
                 started = f"--run.init_from={teacher}"
                 flags = [*self.shared, *flags, started]
             run(self.workdir(arm, seed), self.flagfile, "pretrain", *flags)
-        self.compare({arm: self.encoder(arm, seed) for arm in self.arms}, seed, extra)
+        encoders = {arm: self.encoder(arm, seed) for arm in self.of_seed(seed)}
+        self.compare(encoders, seed, extra)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,136 +151,6 @@ class Elsewhere(Compared):
                     f"benchmarks.experiments {self.of}` before."
                 )
         self.compare(encoders, seed, extra)
-
-
-def _sections(data: str, found: list[dict], radius: float) -> list[str]:
-    """Returns the tables of all tasks on one data set, from reports of the seeds.
-
-    Args:
-        data: Name of the data set.
-        found: Of each seed, task -> its part of the report.
-        radius: Of the ball of all columns that name no other.
-    """
-    data, parts = pathlib.Path(data).name, []
-    for task in found[0]:
-        rows = [each[task] for each in found]
-        parts += [f"## {task} on {data}: {_about(rows)}", _values(rows, radius)]
-        parts += [
-            f"How much better `{_SUBJECT}` is, paired over images, in the worst case "
-            "and clean:",
-            _against(rows, _SUBJECT),
-            _signs(rows),
-        ]
-    if len(found[0]) > 1:
-        title = f"## Made for one task, scored on all, on {data}, mean over the seeds"
-        parts += [title, _carried(found)]
-    return parts
-
-
-def _about(rows: list[dict]) -> str:
-    first = next(iter(rows[0]["encoders"].values()))
-    unit = {
-        "accuracy": "accuracy in %",
-        "mean_iou": "mean IoU in %",
-        "rmse": "RMSE in m",
-    }
-    blind = rows[0].get("constant")
-    floor = f", {blind['rmse']:.2f} for the mean depth" if blind else ""
-    return f"{unit[first['metric']]} on {first['images']} images{floor}"
-
-
-def _values(rows: list[dict], radius: float) -> str:
-    """Returns a row per arm: its interval, or mean and values of several seeds."""
-    lines = []
-    for arm, first in rows[0]["encoders"].items():
-        metric, line = first["metric"], {"arm": arm}
-        every = [row["encoders"][arm]["clean of all images"][metric] for row in rows]
-        line["clean, all"] = _text(metric, np.mean(every))
-        for column in _COLUMNS:
-            values = [row["encoders"][arm]["values"][column] for row in rows]
-            line[column] = _cell(metric, values)
-        for attack, points in first["curves"].items():
-            for i, point in enumerate(points):
-                if point["epsilon"] not in (0, radius):
-                    values = [row["encoders"][arm]["curves"][attack][i] for row in rows]
-                    column = f"{attack} at {255 * point['epsilon']:g}/255"
-                    line[column] = _cell(metric, values)
-        lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
-
-
-def _cell(metric: str, values: list[dict]) -> str:
-    if len(values) == 1:
-        (only,) = values
-        bounds = f"{_text(metric, only['low'])}, {_text(metric, only['high'])}"
-        return f"{_text(metric, only['value'])} [{bounds}]"
-    singly = [each["value"] for each in values]
-    listed = ", ".join(_text(metric, value) for value in singly)
-    return f"{_text(metric, np.mean(singly))} ({listed})"
-
-
-def _against(rows: list[dict], subject: str) -> str:
-    """Returns how much better an arm is than each other one, paired over images."""
-    encoders = rows[0]["encoders"]
-    lines = []
-    for arm in encoders:
-        if arm == subject:
-            continue
-        line = {"arm": arm}
-        for column in ("worst", "clean"):
-            for seed, row in enumerate(rows):
-                gap = _gap(row["encoders"], subject, arm, column)
-                line[f"{column}, seed {seed}"] = _text_of(encoders[arm]["metric"], gap)
-        lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
-
-
-def _gap(encoders: dict, first: str, other: str, column: str) -> tuple:
-    """Returns how much better the first is, (difference, low, high)."""
-    found = encoders[first]["against"].get(other)
-    if found is not None:
-        return tuple(found[column][x] for x in ("difference", "low", "high"))
-    turned = encoders[other]["against"][first][column]
-    return tuple(-turned[x] for x in ("difference", "high", "low"))
-
-
-def _text_of(metric: str, gap: tuple) -> str:
-    value, low, high = (_text(metric, x) for x in gap)
-    return f"{value} [{low}, {high}]"
-
-
-def _signs(rows: list[dict]) -> str:
-    """Returns the findings of the diagnosis, by arm."""
-    found = sorted(
-        f"{arm} ({finding['severity']}): {finding['code']} {finding['value']:.2g}"
-        for row in rows
-        for arm, part in row["encoders"].items()
-        for finding in part["findings"]
-    )
-    return f"Signs of masked gradients: {'; '.join(found) or 'none'}."
-
-
-def _carried(found: list[dict]) -> str:
-    lines = []
-    for task, part in found[0].items():
-        for arm, row in part["encoders"].items():
-            for attack, judges in row["carried over"].items():
-                line = {"arm": arm, "made by": f"{attack} for {task}"}
-                for judge in judges:
-                    metric = found[0][judge]["encoders"][arm]["metric"]
-                    values = [
-                        each[task]["encoders"][arm]["carried over"][attack][judge]
-                        for each in found
-                    ]
-                    line[judge] = _text(metric, np.mean(values))
-                lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
-
-
-def _text(metric: str, value: float) -> str:
-    digits = 1 if _FACTOR[metric] == 100 else 2
-    rounded = round(_FACTOR[metric] * value, digits) + 0.0  # No minus before zero.
-    return f"{rounded:.{digits}f}"
 
 
 def _tuned(method: str, *more: str) -> tuple[str, ...]:
@@ -319,6 +214,7 @@ TASKS = {
         "gradients where the others made 42; whitening took its spread from the same "
         "places of every image.",
         flags=_SHORT,
+        once=("multi_cls", "multi_patches", "multi_free", "multi_whitened"),
         flagfile="configs/mae_scenes.flags",
         shared=(
             "--pretrain.epochs=6",
@@ -335,9 +231,9 @@ TASKS = {
             "deacl_both": _tuned("deacl", "--deacl.tokens=both"),
             "deacl_dense": _tuned("deacl", "--deacl.tokens=dense"),
             "fare": _tuned("fare", _FARE),
+            "multi": _tuned("multi", *_MULTI),
             "multi_cls": _tuned("multi", *_MULTI, "--multi.tokens=cls"),
             "multi_patches": _tuned("multi", *_MULTI, "--multi.tokens=patches"),
-            "multi": _tuned("multi", *_MULTI),
             "multi_free": _tuned("multi", *_MULTI, _FARE, "--multi.constraint=none"),
             "multi_whitened": _tuned("multi", *_MULTI, "--multi.distance=whitened"),
         },
@@ -357,6 +253,7 @@ ELSEWHERE = {
             "--benchmark.limit=40",
             *_WINDOWS,
         ),
+        once=(),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
     ),
@@ -371,6 +268,7 @@ ELSEWHERE = {
             "--benchmark.tasks=classification",
             *_SHORT,
         ),
+        once=(),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
     ),
@@ -384,6 +282,7 @@ ELSEWHERE = {
             "--benchmark.limit=16",
             *_WINDOWS,
         ),
+        once=(),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
     ),
