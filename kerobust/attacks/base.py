@@ -157,11 +157,9 @@ class Attack(tf.keras.layers.Layer):
     ):
         objective = as_objective(victim, self.default_objective)
         arguments = self._arguments(images, targets, epsilon, step_size, keys)
-        function = self._function(objective, arguments, return_info)
         # Tracing needs tapes, running must not meet any: an outer tape would make the
         # loop store all that its backward pass might need.
-        run = function.get_concrete_function(*arguments)
-        objective.check_targets(arguments[1])  # By now it has seen its outputs' shape.
+        run = self._compiled(objective, arguments, return_info)
         with record.stop_recording():
             adversarial, info = run(*arguments)
         adversarial.set_shape(images.shape)
@@ -243,8 +241,11 @@ class Attack(tf.keras.layers.Layer):
         return tf.random.uniform([rows, 2], low, high, dtype=tf.int32)
 
     @tf.autograph.experimental.do_not_convert
-    def _function(self, objective, arguments, return_info):
-        """Returns the compiled attack on an objective for calls of this kind."""
+    def _compiled(self, objective, arguments, return_info):
+        """Returns the compiled attack on an objective for calls of this kind.
+
+        Keras lets AutoGraph convert `call`, but what is here it leaves alone.
+        """
         known = len(self._functions)
         functions = self._functions.get(objective, dict)
         if len(self._functions) > known:
@@ -262,7 +263,9 @@ class Attack(tf.keras.layers.Layer):
 
             shared = run if replicas == 1 else over_replicas(run)
             functions[key] = traced(shared, signature)
-        return functions[key]
+        run = functions[key].get_concrete_function(*arguments)
+        objective.check_targets(arguments[1])  # By now it has seen its outputs' shape.
+        return run
 
     def _warn_of_retracing(self):
         freed = self._objectives_seen - len(self._functions)

@@ -1,5 +1,7 @@
 """Where attacks may stand: train_step, functional model, tape, replicas, half types."""
 
+import logging
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -214,6 +216,24 @@ def test_victims_may_use_python_control_flow_in_half_precision():
     found = attack(images, labels, Branching())
 
     np.testing.assert_array_equal(found, FGSM(0.1)(images, labels, Branching()))
+
+
+def test_nothing_of_an_attack_is_converted_in_a_train_step():
+    class Documented(CrossEntropy):
+        def check_targets(self, targets):
+            """A body that AutoGraph loses: it cannot convert this method."""
+
+    images, labels = small_batch()
+    objective, said = Documented(small_network()), []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    tf.get_logger().addHandler(handler)
+    try:
+        tf.function(lambda: FGSM(0.1)(images, labels, objective))()
+    finally:
+        tf.get_logger().removeHandler(handler)
+
+    assert said == []
 
 
 def test_replicas_find_what_one_device_finds():
