@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Callable
 
+LOG_SECONDS = 60.0  # Between two lines of progress where there is no terminal.
+
 
 class Clock:
     """Says after every piece of work how much time the rest needs.
@@ -43,9 +45,25 @@ def minutes(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02d}"
 
 
-def terminal_line() -> Callable[[str], None] | None:
-    """Returns what rewrites one line of the terminal; None if nobody looks at one."""
-    return _rewrite if sys.stdout.isatty() else None
+def shown_line() -> Callable[[str], None]:
+    """Returns what shows how far work has come.
+
+    A terminal has one line that rewrites itself, a file gets a line every minute.
+    """
+    return _rewrite if sys.stdout.isatty() else _NowAndThen()
+
+
+class _NowAndThen:
+    """Prints a line if the last one, or the start, is `LOG_SECONDS` ago."""
+
+    def __init__(self):
+        self._printed = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._printed >= LOG_SECONDS:
+            self._printed = now
+            print(text, flush=True)
 
 
 def _rewrite(text: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerobust.config import UserError
+from kerobust.progress import LOG_SECONDS
 from kerobust.training.checkpoints import Checkpoints
 
 # Runs at every multiple of its first entry, is given the global step, and returns
@@ -151,8 +152,8 @@ class SaveEvery(StepCallback):
 class Progress(StepCallback):
     """One line that says how far the training is, how fast, and how it goes.
 
-    The line rewrites itself on a terminal. Elsewhere only the first and the last state
-    are printed.
+    The line rewrites itself on a terminal. Elsewhere the first and the last state are
+    printed, and a line every `progress.LOG_SECONDS` between them.
 
     Args:
         steps: See `StepCallback`.
@@ -169,7 +170,8 @@ class Progress(StepCallback):
         self.live = self.stream.isatty()
         # Step and time after the first execution, which compiles.
         self._first: tuple[int, float] | None = None
-        self._shown = 0.0
+        self._pause = 0.2 if self.live else LOG_SECONDS
+        self._shown = -math.inf
 
     def on_train_begin(self, logs=None):
         """Says where a resumed training continues."""
@@ -180,9 +182,8 @@ class Progress(StepCallback):
     def after_step(self, logs):
         """Prints the line if it is time."""
         now = time.monotonic()
-        due = now - self._shown > 0.2 if self.live else self._first is None
         self._first = self._first or (self.step, now)
-        if not (due or self.last):
+        if now - self._shown < self._pause and not self.last:
             return
         self._shown = now
         values = {name: logs[name] for name in loss_names(self.model, logs)}

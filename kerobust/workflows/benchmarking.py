@@ -31,7 +31,7 @@ from kerobust.evaluation.task_report import (
 from kerobust.evaluation.task_results import Probed, TaskResults
 from kerobust.experiment import ExperimentConfig
 from kerobust.models.bundle import load_bundle, read_info, save_bundle
-from kerobust.progress import terminal_line
+from kerobust.progress import shown_line
 from kerobust.tasks import Classification, Depth, Segmentation, Task
 from kerobust.workflows.evaluating import into_equal
 from kerobust.workflows.preparing import Experiment
@@ -178,7 +178,7 @@ def _on_source(experiment, source, tasks, encoders):
             probed,
             source.splits["test"],
             state_dir=folder / "batches",
-            progress=terminal_line(),
+            progress=shown_line(),
         )
         rows[name] = {task: summary(results[name], task) for task in tasks}
         if workers().place.chief:
@@ -208,7 +208,7 @@ def _fit(experiment: Experiment, source: DataSource, tasks, encoder, folder) -> 
     }
     if not missing:
         return
-    train, say = _labelled(source, experiment.config.data), terminal_line()
+    train, say = _labelled(source, experiment.config.data), shown_line()
     fitted = fit_heads(missing, read_encoder(encoder), train, config, say)
 
     def save() -> None:

@@ -18,7 +18,7 @@ from kerobust.evaluation.report import compare, row, table, write_report
 from kerobust.evaluation.representation import Representation
 from kerobust.evaluation.results import Evaluation
 from kerobust.evaluation.sections import sentence
-from kerobust.progress import terminal_line
+from kerobust.progress import shown_line
 from kerobust.workflows.contenders import (
     Contender,
     contenders,
@@ -54,7 +54,7 @@ def evaluate(experiment: Experiment) -> dict[str, Evaluation]:
         print(f"evaluate: {name}", flush=True)
         model = into_equal(known, contender.model)
         _adopt(model)
-        progress = terminal_line()
+        progress = shown_line()
         results[name] = evaluator(
             model,
             split,

@@ -16,7 +16,7 @@ from kerobust.config import UserError
 from kerobust.data.examples import FILE, write_examples
 from kerobust.data.splits import UNLABELLED
 from kerobust.experiment import ExperimentConfig
-from kerobust.progress import Clock, terminal_line
+from kerobust.progress import Clock, shown_line
 from kerobust.randomness import example_keys
 from kerobust.workflows.contenders import contenders, provenance
 from kerobust.workflows.preparing import Experiment
@@ -78,7 +78,7 @@ class _Perturbation:
         self._folder = state
         self._some = source.splits[self._config.splits[0]].thinned(8)
         work = sum(source.splits[name].size for name in self._config.splits)
-        self._clock = Clock(work, terminal_line())
+        self._clock = Clock(work, shown_line())
         self._right: dict[str, list[np.ndarray]] = {}
 
     def is_done(self, folder: pathlib.Path) -> bool:

@@ -1,9 +1,11 @@
 """Tests of the progress line and of the step counting that callbacks share."""
 
 import io
+import itertools
 
 import pytest
 
+from kerobust.training import callbacks
 from kerobust.training.callbacks import Progress, StepCallback
 from tests.training.small import fit_small, run_config
 
@@ -50,6 +52,21 @@ def test_first_and_last_state_are_printed_where_there_is_no_terminal():
     assert first == "pretrain 1/100 | loss 1.5, error 1.25"
     assert last.startswith("pretrain 100/100 | ")
     assert last.endswith(" images/s | 0:00:00 left | loss 1.5, error 1.25")
+
+
+def test_a_log_gets_a_line_every_minute(monkeypatch):
+    stream, now = io.StringIO(), itertools.count(1000.0, 25.0)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(now))
+
+    advance(progress(stream), 8)  # At 0, 25, ... 175 seconds.
+
+    lines = [line.split(" | ") for line in stream.getvalue().splitlines()]
+    assert [line[0] for line in lines] == [
+        "pretrain 1/100",
+        "pretrain 4/100",
+        "pretrain 7/100",
+    ]
+    assert lines[1][1:3] == ["3 images/s", "0:40:00 left"]
 
 
 def test_resumed_training_says_where_it_continues():
