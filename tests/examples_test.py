@@ -7,11 +7,12 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted(
-    page
-    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+PAGES = [
+    # It runs every suite.
+    pytest.param(page, marks=[pytest.mark.slow] * (page.name == "attacks.md"))
+    for page in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
     if "```python" in page.read_text()
-)
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

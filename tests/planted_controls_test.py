@@ -14,6 +14,8 @@ from kerobust.attacks import CrossEntropy
 from kerobust.data import datasets
 from kerobust.data.splits import Split
 
+pytestmark = pytest.mark.slow
+
 FLAGS = (
     "--run.stages=pretrain,finetune,evaluate",
     "--method=mae",
@@ -88,7 +90,6 @@ def test_an_attack_with_the_wrong_sign_does_no_harm(tmp_path, honest, monkeypatc
     assert robust > honest[1][1] + 0.1
 
 
-@pytest.mark.slow
 def test_shuffled_labels_bring_accuracy_to_chance(tmp_path, monkeypatch):
     load = datasets.load
 

@@ -49,6 +49,7 @@ def test_every_norm_has_its_own_radius(report):
     assert report.reports["msd"].norms.max() <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_the_closed_form_of_a_linear_model():
     # Logit difference 2 (w.x - c): the label falls if a radius times the dual norm of w
     # exceeds the distance of w.x from c.

@@ -145,6 +145,7 @@ def test_a_start_for_other_data_ends_with_code_2(tmp_path, capsys, about, words)
     assert_refused(outcome, "--run.init_from", *words)
 
 
+@pytest.mark.slow
 def test_a_start_says_which_members_it_brings(tmp_path, capsys):
     start, stage = saved(tmp_path / "start"), "--run.stages=pretrain"
     given = [*SMALL, "--ensemble.members=5", stage, f"--run.workdir={tmp_path / 'run'}"]

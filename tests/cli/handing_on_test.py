@@ -161,6 +161,7 @@ def test_a_blessed_model_is_pushed_once(copied, bundle, tmp_path, capsys):
     assert json.loads((version / "blessing.json").read_text())["blessed"]
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_pushed_as_one_classifier(tmp_path):
     tf.keras.utils.set_random_seed(0)
     ensemble = tiny_pretraining("ensemble").ensemble

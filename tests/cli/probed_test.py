@@ -38,6 +38,7 @@ def rows(workdir) -> list[tuple[str, str, str]]:
     return [(row["name"], row["protocol"], row["note"]) for row in report["rows"]]
 
 
+@pytest.mark.slow
 def test_an_encoder_and_its_teacher_are_compared_by_probes(workdir):
     flags = [*SHORT, f"--run.workdir={workdir}", "--evaluate.features=cls_mean"]
     flags += ["--run.stages=baselines,evaluate", "--baselines.arms=random_init,pixels"]

@@ -11,7 +11,7 @@ from tests.methods.tiny import first_batch, tiny_pretraining
 
 FINETUNE = ("natural", "fast", "pgd", "trades")
 # They differ from another row by little.
-SLOW = ("ensemble", "fast", "pgd", "rodino", "fare", "multi")
+SLOW = ("ensemble", "fast", "pgd", "trades", "rodino", "fare", "multi")
 # One attack, its full radius and multipliers that stand still.
 STILL = {"attacks": ("both",), "warmup_share": 0.0, "dual_rate": 0.0}
 ROWS = [
@@ -70,7 +70,7 @@ def test_training_lowers_the_loss_and_moves_every_trained_weight(name):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("mimir", "pgd")))
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "mimir"))
         for name in (*METHODS, *FINETUNE)
     ],
 )

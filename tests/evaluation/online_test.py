@@ -83,6 +83,7 @@ def transformer():
     return VisionTransformer((8, 8), 4, 16, 1, 2)
 
 
+@pytest.mark.slow
 def test_linear_accuracies_are_those_of_a_direct_computation():
     encoder, queries = transformer(), small_split()
     online = OnlineLinear(encoder, BANK, queries, 10, AttackConfig(0.05), batch_size=7)

@@ -153,6 +153,7 @@ def test_an_interrupted_examination_continues(found, probe, examine, tmp_path):
     assert resumed == {key: found[key] for key in resumed}
 
 
+@pytest.mark.slow
 def test_undoing_the_normalisation_shows_what_depends_on_it(examine):
     inside = make_probe(mean=(0.3,), std=(0.25,))
     plain = VisionTransformer((8, 8), 2, 16, 1, 2)

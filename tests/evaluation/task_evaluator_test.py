@@ -60,6 +60,7 @@ def test_every_task_judges_every_attack(results, probed):
     assert everything[1].sum() == scenes().size * 256
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(evaluator, probed, results, tmp_path):
     class KilledError(Exception):
         pass
@@ -88,6 +89,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(evaluator, probed, results, tm
             np.testing.assert_array_equal(again.records[key][judge], records)
 
 
+@pytest.mark.slow
 def test_a_diagnosis_is_made_once(probed, tmp_path, monkeypatch):
     sign = Finding("zero-gradients", "error", 0.25, 0.05, "Gradients vanish.")
     asked = []

@@ -161,6 +161,7 @@ def test_a_model_of_windows_is_diagnosed_in_the_middle_one(fitted):
     np.testing.assert_array_equal(labels, expected)
 
 
+@pytest.mark.slow
 def test_saturated_masks_are_found_out_and_honest_ones_are_not(fitted):
     task, model = fitted
     threat, shown = AttackConfig(epsilon=0.05), read(scenes())

@@ -204,8 +204,17 @@ def test_the_student_starts_at_the_weights_of_a_bundle():
     )
 
 
-@pytest.mark.parametrize("loss", ["embed_mse", "embed_cosine", "soft_ce"])
-@pytest.mark.parametrize("source", ["center_crop", "global_1"])
+@pytest.mark.parametrize(
+    ("loss", "source"),
+    [
+        ("embed_mse", "center_crop"),
+        ("soft_ce", "global_1"),
+        pytest.param("embed_cosine", "center_crop", marks=pytest.mark.slow),
+        pytest.param("soft_ce", "center_crop", marks=pytest.mark.slow),
+        pytest.param("embed_mse", "global_1", marks=pytest.mark.slow),
+        pytest.param("embed_cosine", "global_1", marks=pytest.mark.slow),
+    ],
+)
 def test_the_attack_of_rodino_raises_its_objective_inside_the_ball(loss, source):
     rodino = {"attack_loss": loss, "adversarial_source": source, "epsilon": 0.1}
     method = make("rodino", rodino=rodino)

@@ -322,6 +322,7 @@ def test_without_an_average_the_student_is_exported():
     assert method.exports == {"encoder": method.encoder}
 
 
+@pytest.mark.slow
 def test_the_average_of_a_residual_network_has_its_statistics_too():
     method = make(start=ResNet(8), ema=0.5, attacks=("both",), **FULL)
     name = "norm1/moving_mean"

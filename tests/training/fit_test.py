@@ -76,6 +76,7 @@ def test_steps_per_execution_changes_no_bit_also_over_a_resume(tmp_path, uninter
     assert state_digest(resumed) == state_digest(uninterrupted[0])
 
 
+@pytest.mark.slow
 def test_two_devices_train_and_resume(tmp_path):
     with strategy(2).scope():
         whole = make_small()
