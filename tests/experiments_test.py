@@ -128,6 +128,8 @@ def test_every_arm_across_tasks_is_taught_by_the_first_and_all_are_compared(
     table.run(seed=seed, extra=["--data.dir=somewhere"])
 
     *trained, tested = [flags.parse(arguments[3:]).config for arguments in calls]
+    fitting = [config for config in trained if config.run.stages == ("benchmark",)]
+    trained = [config for config in trained if config not in fitting]
     arms = [arm for arm in table.arms if seed == 0 or arm not in table.once]
     assert [config.method for config in trained] == [arm.split("_")[0] for arm in arms]
     teacher = str(table.encoder("mae", seed))
@@ -138,6 +140,13 @@ def test_every_arm_across_tasks_is_taught_by_the_first_and_all_are_compared(
     assert tested.run.stages == ("benchmark",)
     compared = [text.split("=")[0] for text in tested.benchmark.encoders]
     assert compared == arms and tested.benchmark.seed == seed
+    # Heads are fitted on the teacher before something is trained against them.
+    headed = [arm for arm in table.headed if arm in arms]
+    assert len(fitting) == len(headed)
+    heads = table.workdir("benchmark", seed) / "benchmark" / "scenes" / "mae"
+    for arm, config in zip(arms, trained, strict=True):
+        folders = [str(heads / x) for x in ("classification", "segmentation", "depth")]
+        assert list(config.multi.heads) == folders * (arm in headed)
 
 
 @pytest.mark.parametrize("name", sorted(ELSEWHERE))

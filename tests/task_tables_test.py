@@ -95,8 +95,8 @@ def test_arms_of_one_seed_have_tables_of_their_own(tmp_path, monkeypatch):
     table.write(range(2), "a machine", [])
 
     page = (tmp_path / "docs" / "results.md").read_text()
-    shared, ablation = page.split("## Ablation, seed 0: classification on scenes")
+    shared, alone = page.split("## Seed 0 alone: classification on scenes")
     for arm in table.arms:
-        lines = [f"\n| {arm} " in text for text in (shared, ablation)]
+        lines = [f"\n| {arm} " in text for text in (shared, alone)]
         assert lines == [arm not in table.once, arm in (*table.once, "multi")]
-    assert "50.0 (50.0, 50.0)" in shared and "50.0 [25.0, 75.0]" in ablation
+    assert "50.0 (50.0, 50.0)" in shared and "50.0 [25.0, 75.0]" in alone

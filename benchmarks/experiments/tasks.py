@@ -78,7 +78,7 @@ class Compared(Folders):
             parts += [f"{title}, mean over the seeds", carried(found, always)]
         for task in found[0] if self.once else ():
             rows = [only(found[0][task], [_SUBJECT, *self.once])]
-            title = f"Ablation, seed 0: {task} on {name}"
+            title = f"Seed 0 alone: {task} on {name}"
             parts += section(title, rows, radius, _SUBJECT)
         return parts
 
@@ -98,11 +98,13 @@ class Tasks(Compared):
         flagfile: Settings of the arm `mae`.
         shared: Flags of every other arm.
         arms: Name -> its own flags; `mae` first.
+        headed: Arms that are attacked through the heads on `mae`, too.
     """
 
     flagfile: str
     shared: tuple[str, ...]
     arms: dict[str, tuple[str, ...]]
+    headed: tuple[str, ...]
 
     def of_seed(self, seed: int) -> list[str]:
         """Returns the arms that a seed has."""
@@ -120,9 +122,18 @@ class Tasks(Compared):
             if arm != TEACHER:
                 started = f"--run.init_from={teacher}"
                 flags = [*self.shared, *flags, started]
+            if arm in self.headed:
+                self.compare({TEACHER: teacher}, seed, extra)  # It fits the heads.
+                heads = self._heads(seed)
+                flags.append(f"--multi.heads={','.join(map(str, heads))}")
             run(self.workdir(arm, seed), self.flagfile, "pretrain", *flags)
         encoders = {arm: self.encoder(arm, seed) for arm in self.of_seed(seed)}
         self.compare(encoders, seed, extra)
+
+    def _heads(self, seed: int) -> list[pathlib.Path]:
+        """Returns the bundles of the heads on `mae`."""
+        folder = self.workdir("benchmark", seed) / "benchmark" / "scenes" / TEACHER
+        return [folder / task for task in ("classification", "segmentation", "depth")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +225,11 @@ TASKS = {
         "gradients where the others made 42; whitening took its spread from the same "
         "places of every image.",
         flags=_SHORT,
-        once=("multi_cls", "multi_patches", "multi_free", "multi_whitened"),
+        once=(
+            *("multi_cls", "multi_patches", "multi_free", "multi_whitened"),
+            "multi_heads",
+        ),
+        headed=("multi_heads",),
         flagfile="configs/mae_scenes.flags",
         shared=(
             "--pretrain.epochs=6",
@@ -236,6 +251,7 @@ TASKS = {
             "multi_patches": _tuned("multi", *_MULTI, "--multi.tokens=patches"),
             "multi_free": _tuned("multi", *_MULTI, _FARE, "--multi.constraint=none"),
             "multi_whitened": _tuned("multi", *_MULTI, "--multi.distance=whitened"),
+            "multi_heads": _tuned("multi", *_MULTI),
         },
     ),
 }
