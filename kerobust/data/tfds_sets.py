@@ -36,7 +36,7 @@ def load_tfds(config: DataConfig) -> DataSource:
     keys = _keys(builder, config)
     shape = image_shape(config, builder.info.features[keys[0]])
     prepare(builder, config)
-    parts = _parts(builder, keys[1], config)
+    parts = _parts(builder, keys, config)
     counts = [builder.info.splits[part].num_examples for part in parts.values()]
     fits = sum(counts) * np.prod(shape) <= config.memory_gigabytes * 1e9
     names = tuple(builder.info.features[keys[1]].names)
@@ -85,7 +85,7 @@ def _keys(builder, config: DataConfig) -> tuple[str, str]:
     return wanted
 
 
-def _parts(builder, label_key: str, config: DataConfig) -> dict[str, str]:
+def _parts(builder, keys: tuple[str, str], config: DataConfig) -> dict[str, str]:
     """Returns our split names -> theirs; hidden test labels do not make a test set."""
     parts: dict[str, str] = {}
     for name in builder.info.splits:
@@ -96,20 +96,24 @@ def _parts(builder, label_key: str, config: DataConfig) -> dict[str, str]:
             "`--data.name` must have a split called train. Received: "
             f"name={config.name} with {', '.join(builder.info.splits)}."
         )
-    if "test" in parts and _first_label(builder, parts["test"], label_key) < 0:
+    if "test" in parts and _first_label(builder, parts["test"], keys) < 0:
         del parts["test"]
     order = ("train", "validation", "test")
     return {role: parts[role] for role in order if role in parts}
 
 
-def _first_label(builder, part: str, label_key: str) -> int:
-    if random_access(builder):
-        return int(builder.as_data_source(part)[0][label_key])
+def _first_label(builder, part: str, keys: tuple[str, str]) -> int:
     import tensorflow_datasets as tfds
 
+    image_key, label_key = keys
+    decoders = {image_key: tfds.decode.SkipDecoding()}  # It would ask for OpenCV.
+    if random_access(builder):
+        return int(builder.as_data_source(part, decoders=decoders)[0][label_key])
     # One record only: reading a part of a cached set would log a warning.
     config = tfds.ReadConfig(try_autocache=False)
-    records = builder.as_dataset(split=f"{part}[:1]", read_config=config)
+    records = builder.as_dataset(
+        split=f"{part}[:1]", decoders=decoders, read_config=config
+    )
     return int(next(iter(records))[label_key])
 
 

@@ -73,6 +73,16 @@ def test_a_prepared_set_is_read_completely_and_in_order(tiny, file_format):
     np.testing.assert_array_equal(np.round(images * 255), np.round(expected * 255))
 
 
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_tensorflow_alone_decodes_pictures(tiny, file_format, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    for name in ("decode_example", "decode_example_np"):  # The second asks for OpenCV.
+        monkeypatch.delattr(tfds.features.Image, name)
+
+    assert load(tiny[file_format]).splits["test"].size == 497
+
+
 def test_the_format_of_the_files_does_not_matter(tiny):
     one, two = load(tiny["tfrecord"]), load(tiny["array_record"])
 
