@@ -10,7 +10,8 @@ LOG_SECONDS = 60.0  # Between two lines of progress where there is no terminal.
 class Clock:
     """Says after every piece of work how much time the rest needs.
 
-    The first batch is left out of the estimate: compilation takes most of its time.
+    Compilation takes most of the time of the first batch: within it the estimate is
+    too large and called "about"; later ones leave it out.
 
     Args:
         work: All that is to be done, in any unit.
@@ -20,23 +21,23 @@ class Clock:
     def __init__(self, work: float, say: Callable[[str], None] | None = None):
         self.left = work
         self.say = say or (lambda text: None)
-        self._first = -1
+        self._first, self._warm = -1, False
         self._spent = 0.0
-        self._started = 0.0
+        self._started = time.perf_counter()
 
     def advance(self, work: float, batch: int, text: str, fresh: bool = True) -> None:
         """Counts one piece of work of a batch; what was stored takes no time."""
         self.left -= work
         if not fresh:
             return
-        if self._first in (-1, batch):
-            self._first, self._started = batch, time.perf_counter()
-            estimate = "known after this batch"
-        else:
-            self._spent += work
-            elapsed = time.perf_counter() - self._started
-            estimate = minutes(elapsed / self._spent * self.left)
-        self.say(f"{text}, ETA {estimate}")
+        if self._first == -1:
+            self._first = batch
+        elif batch != self._first and not self._warm:
+            self._warm, self._spent, self._started = True, 0.0, self._latest
+        self._spent += work
+        self._latest = time.perf_counter()
+        left = minutes((self._latest - self._started) / self._spent * self.left)
+        self.say(f"{text}, ETA {'' if self._warm else 'about '}{left}")
 
 
 def minutes(seconds: float) -> str:

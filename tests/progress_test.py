@@ -22,14 +22,16 @@ def seconds(monkeypatch):
     return now
 
 
-def test_the_first_batch_tells_no_time_left(seconds):
+def test_the_first_batch_which_compiles_tells_the_time_roughly(seconds):
     said = []
     clock = Clock(40, said.append)
-    for batch, later in enumerate((0.0, 7.0, 7.0)):  # The first one compiles.
+    for number, later in enumerate((30.0, 20.0, 7.0, 9.0)):
         seconds[0] += later
-        clock.advance(10, batch, f"{batch}")
+        clock.advance(10, batch=number // 2, text=f"{number}")
 
-    assert said == ["0, ETA known after this batch", "1, ETA 0:14", "2, ETA 0:07"]
+    first, second, third, fourth = said
+    assert first == "0, ETA about 1:30" and second == "1, ETA about 0:50"
+    assert third == "2, ETA 0:07" and fourth == "3, ETA 0:00"
 
 
 def test_stored_work_takes_no_time(seconds):
@@ -40,7 +42,7 @@ def test_stored_work_takes_no_time(seconds):
     seconds[0] += 3.0
     clock.advance(5, 2, "second")
 
-    assert said == ["first, ETA known after this batch", "second, ETA 0:03"]
+    assert said == ["first, ETA about 0:00", "second, ETA 0:03"]
 
 
 def test_a_file_gets_a_line_every_minute(seconds, capsys):

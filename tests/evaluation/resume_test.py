@@ -39,7 +39,7 @@ def test_a_killed_evaluation_continues_with_identical_results(model, tmp_path):
     # batches' clean predictions are kept as well.
     assert again[0] == f"continuing with 8 stored batches in {tmp_path}"
     assert len(again) == 1 + 12 - 6
-    assert "batch 2 of 3, ETA known after this batch" in again[1]
+    assert "batch 2 of 3, ETA about " in again[1]
     assert "batch 3 of 3, ETA 0:00" in again[-1]
 
 
