@@ -214,7 +214,8 @@ def test_every_arm_of_ensembles_goes_on_from_the_one_it_names(
         assert [config.run.init_from for config in tested] == [own] * len(tested)
         norms = [config.attack.norm for config in tested]
         assert norms == [
-            {"report": "linf"}.get(name, name) for name in table.evaluations
+            {"report": "linf", "report_l2": "l2"}.get(name, name)
+            for name in table.evaluations
         ]
         assert tested[0].diversity.surrogates == (f"{table.surrogate}/ensemble",)
         assert [config.evaluate.diversity for config in tested] == [
