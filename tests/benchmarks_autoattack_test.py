@@ -59,6 +59,7 @@ def test_the_full_budget_counts_every_search_until_the_one_that_fooled():
     }
 
 
+@pytest.mark.slow
 def test_own_passes_are_below_the_full_budget_when_images_leave_early():
     problem = tiny_problem()
 
@@ -272,6 +273,7 @@ def tiny_curves():
     )
 
 
+@pytest.mark.slow
 def test_the_curve_traces_nothing_anew_and_says_what_single_runs_say():
     result = security_curve.compare(tiny_curves(), 2, "test")
 

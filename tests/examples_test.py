@@ -8,8 +8,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
-    # It runs every suite.
-    pytest.param(page, marks=[pytest.mark.slow] * (page.name == "attacks.md"))
+    # They run whole suites.
+    pytest.param(
+        page, marks=[pytest.mark.slow] * (page.name in ("attacks.md", "tasks.md"))
+    )
     for page in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
     if "```python" in page.read_text()
 ]

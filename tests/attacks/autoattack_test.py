@@ -85,6 +85,7 @@ def test_batch_size_and_batch_mates_change_nothing(suite, network, report):
     assert_same(small, report)
 
 
+@pytest.mark.slow
 def test_a_dataset_of_other_batches_gives_the_same(suite, network, report):
     images, labels = digits(COUNT)
     batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(5)
@@ -193,6 +194,7 @@ def test_any_number_of_classes_is_attacked_and_what_was_adapted_is_said(classes,
     assert all(part in text for part, text in zip(notes, said, strict=True))
 
 
+@pytest.mark.slow
 def test_a_random_model_is_judged_by_many_draws(network):
     images, labels = digits(12)
     noise = tf.random.Generator.from_seed(0)

@@ -80,6 +80,7 @@ def test_attacked_images_are_read_when_they_are_there(copied, bundle, monkeypatc
         run(copied, "perturb", bundle, "--perturb.steps=3")
 
 
+@pytest.mark.slow
 def test_an_interrupted_rewrite_is_not_taken_for_the_old_images(
     copied, bundle, monkeypatch
 ):

@@ -110,7 +110,10 @@ def test_curve_runs_from_clean_through_the_named_attack_to_the_grey_image(refere
     assert reference.notes == []
 
 
-@pytest.mark.parametrize("norm, grey", [("l2", 0.5 * 192**0.5), ("l1", 96.0)])
+@pytest.mark.parametrize(
+    "norm, grey",
+    [("l2", 0.5 * 192**0.5), pytest.param("l1", 96.0, marks=pytest.mark.slow)],
+)
 def test_other_norms_stay_in_their_ball(model, norm, grey):
     threat = AttackConfig(epsilon=0.5, norm=norm)
     config = ONE.replace(epsilons=())
