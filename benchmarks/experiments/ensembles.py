@@ -233,8 +233,8 @@ _ALL = "--data.label_fraction=1"
 _FEWER = "--evaluate.limit=500"
 # As in the report: 1,024 images.
 _SHORT = (
-    *("--evaluate.steps=10", "--evaluate.restarts=1", "--evaluate.limit=1024"),
     *_PLAIN,
+    *("--evaluate.steps=10", "--evaluate.restarts=1", "--evaluate.limit=1024"),
 )
 _CIFAR = {
     "linf": (*_LINF, _FEWER, "--diversity.limit=500", "--diversity.restarts=1"),
