@@ -138,7 +138,7 @@ class Tasks(Compared):
 
 @dataclasses.dataclass(frozen=True)
 class Elsewhere(Compared):
-    """A table of encoders of another one, on data that they were not trained on.
+    """A table of encoders of another one, on other data or in another ball.
 
     Attributes:
         of: Name of the other table.
@@ -149,7 +149,7 @@ class Elsewhere(Compared):
     arms: tuple[str, ...]
 
     def run(self, seed: int, extra: list[str]) -> None:
-        """Evaluates; `extra` must name the data.
+        """Evaluates; `extra` may name the data.
 
         Raises:
             FileNotFoundError: If the encoders are not there.
@@ -256,8 +256,23 @@ TASKS = {
     ),
 }
 _MAIN_ARMS = (TEACHER, "deacl", "deacl_both", "deacl_dense", "fare", "multi")
-# The data sets are named on the command line, for example --data.name=masks:PATH.
+# All but the first need data, named on the command line: --data.name=masks:PATH.
 ELSEWHERE = {
+    "tasks_near": Elsewhere(
+        name="tasks_near",
+        title="The same encoders, classes in a ball of 2/255",
+        seeds=3,
+        beside="",
+        flags=(
+            "--attack.epsilon=2/255",
+            "--benchmark.tasks=classification",
+            "--benchmark.suite_steps=20",
+            "--benchmark.curve=false",
+        ),
+        once=(),
+        of="tasks_scenes",
+        arms=_MAIN_ARMS,
+    ),
     "tasks_camvid": Elsewhere(
         name="tasks_camvid",
         title="The same encoders on CamVid",
