@@ -263,6 +263,52 @@ def test_tables_of_ensembles_name_the_arm_and_average_the_seeds():
     assert [cell.strip() for cell in last.split("|")[1:-1]] == ["dverge", "3", "10.0"]
 
 
+def test_a_page_of_ensembles_reads_every_protocol_of_every_seed(tmp_path, monkeypatch):
+    robust = {"member 1": {"member 1": [0, 0], "ensemble": [1, 0]}}
+    robust["member 1"]["member 2"] = robust["member 1"]["ensemble"]
+    robust["member 2"] = robust["member 1"]
+    diversity = {
+        "attack": dict.fromkeys(
+            ("steps", "restarts", "surrogate_steps", "surrogate_restarts"), 1
+        ),
+        "transfer": {"examples": {"robust": robust}},
+        "diversity": {"mean": 2.5},
+        "black_box": {"all": {"correct": 7, "total": 10}},
+        "images": 2,
+    }
+    monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path)
+    monkeypatch.setattr("benchmarks.experiments.ensembles.ROOT", tmp_path)
+    monkeypatch.setattr(
+        "benchmarks.experiments.ensembles.read_info",
+        lambda _: {"seconds": 30.0, "flags": {"pretrain.epochs": "3"}},
+    )
+    table = ENSEMBLES["dverge_cifar10"]
+    folders = [table.workdir(arm, seed) for seed in (0, 1) for arm in table.arms]
+    tested = [folder / name for folder in folders for name in table.evaluations]
+    for folder in (*folders, *tested, table.surrogate):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "environment.json").write_text('{"time": "2026-11-29T12:00"}')
+        (folder / "report.json").write_text(
+            json.dumps({"diversity": {"model": diversity}})
+        )
+    for number, folder in enumerate(tested):
+        for network in ("model", "model_member_1"):
+            right = [1, int("seed-1" in str(folder))]
+            flags_of = {"clean": [1, 1], "worst": right, "robust": {"pgd": right}}
+            found = {"examples": flags_of, "robust": {"pgd": {}}}
+            found["notes"] = [f"note {number}"]
+            place = folder / "evaluate" / network
+            place.mkdir(parents=True)
+            (place / "results.json").write_text(json.dumps(found))
+    (tmp_path / "docs").mkdir()
+
+    table.write(range(2), "a machine", [])
+
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert page.count("75.0 ± 35.4") == 2 * 2 * len(table.arms) * 4
+    assert "vanilla, seed 0: note 0; vanilla, seed 1: note 12;" in page
+
+
 @pytest.mark.parametrize("name", sorted(tune.SEARCHES))
 def test_a_search_reads_validation_images_only(command, tmp_path, monkeypatch, name):
     calls = command("true")

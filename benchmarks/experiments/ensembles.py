@@ -125,8 +125,8 @@ class Ensembles(Folders):
         for seed in seeds:
             folder = self.workdir(arm, seed) / name / "evaluate"
             for path in sorted(folder.glob("*/results.json")):
-                name = path.parent.name.replace("_", " ")
-                networks.setdefault(name, []).append(json.loads(path.read_text()))
+                network = path.parent.name.replace("_", " ")
+                networks.setdefault(network, []).append(json.loads(path.read_text()))
         return networks
 
 
