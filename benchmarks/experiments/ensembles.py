@@ -341,7 +341,7 @@ ENSEMBLES = {
         "its best member in the worst case."
         "\n\n"
         "Attacked as in the report (1,024 images, 10 steps, one start), natural "
-        "members and DVERGE + AdvT come out as there in linf, a point of FGSM "
+        "members and DVERGE + AdvT come out as there in linf, 1.5 points of FGSM "
         "and PGD up or down, members up to 5 points better without attack. "
         "The DVERGE ensemble has 33.0 % under FGSM (34.7 there), but 7.3 % "
         "under PGD (10.6), after 60 epochs of the report's 200. In l2 it keeps "
