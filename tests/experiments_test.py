@@ -296,7 +296,7 @@ def test_a_page_of_ensembles_reads_every_protocol_of_every_seed(tmp_path, monkey
             right = [1, int("seed-1" in str(folder))]
             flags_of = {"clean": [1, 1], "worst": right, "robust": {"pgd": right}}
             found = {"examples": flags_of, "robust": {"pgd": {}}}
-            found["notes"] = [f"[warning] {number}", "[info] not shown"]
+            found["notes"] = [f"[warning] sign-{number}: words", "[info] not shown"]
             place = folder / "evaluate" / network
             place.mkdir(parents=True)
             (place / "results.json").write_text(json.dumps(found))
@@ -306,7 +306,7 @@ def test_a_page_of_ensembles_reads_every_protocol_of_every_seed(tmp_path, monkey
 
     page = (tmp_path / "docs" / "results.md").read_text()
     assert page.count("75.0 ± 35.4") == 2 * 2 * len(table.arms) * 4
-    assert "vanilla, seed 0: [warning] 0; vanilla, seed 1: [warning] 12;" in page
+    assert "vanilla, seed 0: [warning] sign-0; vanilla, seed 1: [warning]" in page
 
 
 @pytest.mark.parametrize("name", sorted(tune.SEARCHES))

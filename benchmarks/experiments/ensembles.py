@@ -106,10 +106,13 @@ class Ensembles(Folders):
         }
 
     def _signs(self, seeds: range) -> str:
-        """Returns the doubts that the first evaluation had about the mixtures."""
+        """Returns the doubts that the first evaluation had about the mixtures.
+
+        Their severity and code; the reports have them in words.
+        """
         found = {arm: self._results(arm, seeds, self.first) for arm in self.arms}
         notes = [
-            f"{arm}, seed {seed}: {note}"
+            f"{arm}, seed {seed}: {note.split(':')[0]}"
             for arm, networks in found.items()
             for seed, result in zip(seeds, networks["model"], strict=True)
             for note in result["notes"]
@@ -275,9 +278,19 @@ ENSEMBLES = {
             "l2": ("--attack.epsilon=0.5", *_L2),
         },
         seeds=3,
-        beside="linf 0.1, l2 0.5. `vanilla` is trained naturally; the others go on "
-        "from it for twice as long: with DVERGE, with DVERGE and PGD on every member, "
-        "and with PGD on the whole ensemble.",
+        beside="linf 0.1, l2 0.5. ± is the standard deviation over seeds. `vanilla` is "
+        "trained naturally; the others go on from it for twice as long: with DVERGE, "
+        "with DVERGE and PGD on every member, and with PGD on the whole ensemble."
+        "\n\n"
+        "After DVERGE 1 % of what is made on one member fools another one, before 22 "
+        "%; of images made on an ensemble trained apart 91 % are still answered right, "
+        "before 70 %. With gradients at hand it gains less than PGD says: PGD leaves "
+        "76 %, all attacks together 57 % (the natural ensemble 49 %). Its members fall "
+        "from 42 to 48 % under PGD to 11 to 14 % under AutoAttack, far below natural "
+        "members, and in two of three seeds the diagnosis finds that a black-box "
+        "attack breaks images that gradients leave. Adversarial training leaves 87 to "
+        "88 % in the worst case, with DVERGE or without it; with DVERGE its members "
+        "share a little less (3.7 against 5.0 %).",
     ),
     "dverge_cifar10": Ensembles(
         name="dverge_cifar10",
