@@ -23,7 +23,7 @@ class Clock:
         self.say = say or (lambda text: None)
         self._first, self._warm = -1, False
         self._spent = 0.0
-        self._started = time.perf_counter()
+        self._started = self._latest = time.perf_counter()
 
     def advance(self, work: float, batch: int, text: str, fresh: bool = True) -> None:
         """Counts one piece of work of a batch; what was stored takes no time."""

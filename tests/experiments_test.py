@@ -228,31 +228,43 @@ def test_every_arm_of_ensembles_goes_on_from_the_one_it_names(
     assert attacks == {arm: known.get(arm, "natural") for arm in table.arms}
 
 
-def test_tables_of_ensembles_name_the_arm_and_average_the_seeds():
-    def found(right):
-        return {
-            "examples": {"clean": [1, 1], "worst": right, "robust": {"pgd": right}},
-            "robust": {"pgd": {}},
-        }
+# What two members share, and how their ensemble was trained.
+_RIGHT = {
+    "member 1": {"member 1": [0, 0], "member 2": [1, 1], "ensemble": [1, 0]},
+    "member 2": {"member 1": [1, 0], "member 2": [0, 1], "ensemble": [1, 0]},
+}
+SHARED = {
+    "attack": dict.fromkeys(
+        ("steps", "restarts", "surrogate_steps", "surrogate_restarts"), 1
+    ),
+    "transfer": {"examples": {"robust": _RIGHT}},
+    "diversity": {"mean": 2.5},
+    "black_box": {"all": {"correct": 7, "total": 10}},
+    "images": 2,
+}
+INFO = {"seconds": 30.0, "flags": {"pretrain.epochs": "3"}}
 
-    networks = {"model": [found([1, 1]), found([1, 0])], "model member 1": []}
-    networks["model member 1"] = [found([0, 0]), found([0, 0])]
-    right = {
-        "member 1": {"member 1": [0, 0], "member 2": [1, 1], "ensemble": [1, 0]},
-        "member 2": {"member 1": [1, 0], "member 2": [0, 1], "ensemble": [1, 0]},
+
+def outcome(right, *notes) -> dict:
+    """Returns what an evaluation by PGD leaves in results.json."""
+    examples = {"clean": [1, 1], "worst": right, "robust": {"pgd": right}}
+    return {"examples": examples, "robust": {"pgd": {}}, "notes": notes}
+
+
+def test_tables_of_ensembles_name_the_arm_and_average_the_seeds():
+    networks = {
+        "model": [outcome([1, 1]), outcome([1, 0])],
+        "model member 1": [outcome([0, 0]), outcome([0, 0])],
     }
-    shared = {"transfer": {"examples": {"robust": right}}, "diversity": {"mean": 2.5}}
-    shared |= {"black_box": {"all": {"correct": 7, "total": 10}}, "images": 2}
-    info = {"seconds": 30.0, "flags": {"pretrain.epochs": "3"}}
 
     rows = ensembles.accuracies({"dverge": networks}).splitlines()
     one, three = (
         [cell.strip() for cell in text.splitlines()[2].split("|")[1:-1]]
         for text in (
-            ensembles.sharing({"dverge": [shared] * count}) for count in (1, 3)
+            ensembles.sharing({"dverge": [SHARED] * count}) for count in (1, 3)
         )
     )
-    last = ensembles.training({"dverge": [info]}).splitlines()[2]
+    last = ensembles.training({"dverge": [INFO]}).splitlines()[2]
 
     assert "| dverge          | 100.0 ± 0.0 | 75.0 ± 35.4 | 75.0 ± 35.4" in rows[2]
     assert rows[3].startswith("| dverge member 1 |")
@@ -264,39 +276,21 @@ def test_tables_of_ensembles_name_the_arm_and_average_the_seeds():
 
 
 def test_a_page_of_ensembles_reads_every_protocol_of_every_seed(tmp_path, monkeypatch):
-    robust = {"member 1": {"member 1": [0, 0], "ensemble": [1, 0]}}
-    robust["member 1"]["member 2"] = robust["member 1"]["ensemble"]
-    robust["member 2"] = robust["member 1"]
-    diversity = {
-        "attack": dict.fromkeys(
-            ("steps", "restarts", "surrogate_steps", "surrogate_restarts"), 1
-        ),
-        "transfer": {"examples": {"robust": robust}},
-        "diversity": {"mean": 2.5},
-        "black_box": {"all": {"correct": 7, "total": 10}},
-        "images": 2,
-    }
     monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path)
-    monkeypatch.setattr("benchmarks.experiments.ensembles.ROOT", tmp_path)
-    monkeypatch.setattr(
-        "benchmarks.experiments.ensembles.read_info",
-        lambda _: {"seconds": 30.0, "flags": {"pretrain.epochs": "3"}},
-    )
+    monkeypatch.setattr(ensembles, "ROOT", tmp_path)
+    monkeypatch.setattr(ensembles, "read_info", lambda _: INFO)
     table = ENSEMBLES["dverge_cifar10"]
-    folders = [table.workdir(arm, seed) for seed in (0, 1) for arm in table.arms]
-    tested = [folder / name for folder in folders for name in table.evaluations]
-    for folder in (*folders, *tested, table.surrogate):
+    trained = [table.workdir(arm, seed) for seed in (0, 1) for arm in table.arms]
+    attacked = [folder / name for folder in trained for name in table.evaluations]
+    for folder in (*trained, *attacked, table.surrogate):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "environment.json").write_text('{"time": "2026-11-29T12:00"}')
-        (folder / "report.json").write_text(
-            json.dumps({"diversity": {"model": diversity}})
-        )
-    for number, folder in enumerate(tested):
+        report = {"diversity": {"model": SHARED}}
+        (folder / "report.json").write_text(json.dumps(report))
+    for number, folder in enumerate(attacked):
+        right = [1, int("seed-1" in str(folder))]
+        found = outcome(right, f"[warning] sign-{number}: words", "[info] not shown")
         for network in ("model", "model_member_1"):
-            right = [1, int("seed-1" in str(folder))]
-            flags_of = {"clean": [1, 1], "worst": right, "robust": {"pgd": right}}
-            found = {"examples": flags_of, "robust": {"pgd": {}}}
-            found["notes"] = [f"[warning] sign-{number}: words", "[info] not shown"]
             place = folder / "evaluate" / network
             place.mkdir(parents=True)
             (place / "results.json").write_text(json.dumps(found))
