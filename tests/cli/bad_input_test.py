@@ -156,9 +156,10 @@ def test_corrupt_pictures_are_skipped_up_to_a_cap(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Returns the parent of a complete run folder `run`; only copies may be changed."""
+    """Returns the parent of a run folder `run`; only copies may be changed."""
     folder = tmp_path_factory.mktemp("finished")
-    assert train.main(["train", f"--run.workdir={folder / 'run'}", *TINY]) == 0
+    flags = (f"--run.workdir={folder / 'run'}", *TINY, "--run.stages=pretrain")
+    assert train.main(["train", *flags]) == 0
     return folder
 
 
