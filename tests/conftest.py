@@ -21,7 +21,10 @@ ensure_logical_cpus(2)
 
 
 # Files of few, long tests: begun last, they would keep one worker waiting.
-LONG = ("run_test", "planted_controls_test", "two_replicas_test", "methods_test")
+LONG = (
+    *("run_test", "planted_controls_test", "two_replicas_test", "methods_test"),
+    *("two_workers_test", "workflows_kill_test", "benchmarks_test"),
+)
 
 
 def pytest_collection_modifyitems(items):
