@@ -34,7 +34,7 @@ class Compared(Folders):
     seeds: int
     beside: str
     flags: tuple[str, ...]
-    once: tuple[str, ...]
+    once: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     def compare(self, encoders: dict[str, pathlib.Path], seed: int, extra) -> None:
         """Fits heads on encoders by name and attacks them."""
@@ -255,7 +255,7 @@ TASKS = {
         },
     ),
 }
-_MAIN_ARMS = (TEACHER, "deacl", "deacl_both", "deacl_dense", "fare", "multi")
+_MAIN_ARMS = tuple(TASKS["tasks_scenes"].of_seed(1))
 # All but the first need data, named on the command line: --data.name=masks:PATH.
 ELSEWHERE = {
     "tasks_near": Elsewhere(
@@ -269,7 +269,6 @@ ELSEWHERE = {
             "--benchmark.suite_steps=20",
             "--benchmark.curve=false",
         ),
-        once=(),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
     ),
@@ -284,7 +283,6 @@ ELSEWHERE = {
             "--benchmark.limit=40",
             *_WINDOWS,
         ),
-        once=(),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
     ),
@@ -299,7 +297,6 @@ ELSEWHERE = {
             "--benchmark.tasks=classification",
             *_SHORT,
         ),
-        once=(),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
     ),
@@ -313,7 +310,6 @@ ELSEWHERE = {
             "--benchmark.limit=16",
             *_WINDOWS,
         ),
-        once=(),
         of="tasks_scenes",
         arms=_MAIN_ARMS,
     ),

@@ -103,18 +103,10 @@ def _parts(builder, keys: tuple[str, str], config: DataConfig) -> dict[str, str]
 
 
 def _first_label(builder, part: str, keys: tuple[str, str]) -> int:
-    import tensorflow_datasets as tfds
-
     image_key, label_key = keys
-    decoders = {image_key: tfds.decode.SkipDecoding()}  # It would ask for OpenCV.
     if random_access(builder):
-        return int(builder.as_data_source(part, decoders=decoders)[0][label_key])
-    # One record only: reading a part of a cached set would log a warning.
-    config = tfds.ReadConfig(try_autocache=False)
-    records = builder.as_dataset(
-        split=f"{part}[:1]", decoders=decoders, read_config=config
-    )
-    return int(next(iter(records))[label_key])
+        return int(_source(builder, part, image_key)[0][label_key])
+    return int(next(iter(_stored(builder, f"{part}[:1]", image_key)))[label_key])
 
 
 def _require_memory(fits: bool, config: DataConfig) -> None:
@@ -140,15 +132,19 @@ def _stored(builder, part: str, image_key: str):
     )
 
 
-def _records(builder, parts: dict[str, str], keys, size: int | None, shape):
-    """Returns (all images as `Records`, split name -> labels int32 [n])."""
+def _source(builder, part: str, image_key: str):
+    """Returns the records of a split at random access, pictures still encoded."""
     import tensorflow_datasets as tfds
 
+    return builder.as_data_source(
+        part, decoders={image_key: tfds.decode.SkipDecoding()}
+    )
+
+
+def _records(builder, parts: dict[str, str], keys, size: int | None, shape):
+    """Returns (all images as `Records`, split name -> labels int32 [n])."""
     image_key, label_key = keys
-    decoders = {image_key: tfds.decode.SkipDecoding()}
-    sources = [
-        builder.as_data_source(part, decoders=decoders) for part in parts.values()
-    ]
+    sources = [_source(builder, part, image_key) for part in parts.values()]
     labels = {
         role: np.array([source[row][label_key] for row in range(len(source))], np.int32)
         for role, source in zip(parts, sources, strict=True)

@@ -7,12 +7,8 @@ import pytest
 
 from kerobust.training import callbacks
 from kerobust.training.callbacks import Progress, StepCallback
+from tests.progress_test import Terminal
 from tests.training.small import fit_small, run_config
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 class Model:
