@@ -1,6 +1,9 @@
 """Tables of the benchmark of encoders across tasks."""
 
 import json
+import shutil
+
+import pytest
 
 from benchmarks.experiments import task_tables
 from benchmarks.experiments.tasks import TASKS
@@ -63,8 +66,10 @@ def test_tables_across_tasks_hold_values_and_gains_over_the_first():
     )
 
 
-def test_arms_of_one_seed_have_tables_of_their_own(tmp_path, monkeypatch):
-    def row(arm):
+def _write_reports(table, seed):
+    """Writes what a benchmark of all arms leaves, every number of it the same."""
+
+    def row():
         each = {"value": 0.5, "low": 0.25, "high": 0.75}
         gap = {"difference": 0.0, "low": 0.0, "high": 0.0}
         return {
@@ -77,20 +82,29 @@ def test_arms_of_one_seed_have_tables_of_their_own(tmp_path, monkeypatch):
             "against": {"multi": {"worst": gap, "clean": gap}},
         }
 
-    table = TASKS["tasks_scenes"]
-    monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path)
+    part = {"encoders": {arm: row() for arm in table.of_seed(seed)}}
+    report = {
+        "threat": {"epsilon": 8 / 255},
+        "data": {"scenes": {"classification": part}},
+    }
+    folder = table.workdir("benchmark", seed)
+    (folder / "benchmark").mkdir(parents=True)
+    (folder / "benchmark" / "report.json").write_text(json.dumps(report))
+    (folder / "environment.json").write_text('{"time": "2026-11-29T12:00"}')
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Returns a table whose runs and pages lie below `tmp_path`."""
+    monkeypatch.setattr("benchmarks.experiments.running.RUNS", tmp_path / "runs")
     monkeypatch.setattr("benchmarks.experiments.tasks.ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
+    return TASKS["tasks_scenes"]
+
+
+def test_arms_of_one_seed_have_tables_of_their_own(table, tmp_path):
     for seed in (0, 1):
-        part = {"encoders": {arm: row(arm) for arm in table.of_seed(seed)}}
-        report = {
-            "threat": {"epsilon": 8 / 255},
-            "data": {"scenes": {"classification": part}},
-        }
-        folder = table.workdir("benchmark", seed)
-        (folder / "benchmark").mkdir(parents=True)
-        (folder / "benchmark" / "report.json").write_text(json.dumps(report))
-        (folder / "environment.json").write_text('{"time": "2026-11-29T12:00"}')
+        _write_reports(table, seed)
 
     table.write(range(2), "a machine", [])
 
@@ -100,3 +114,16 @@ def test_arms_of_one_seed_have_tables_of_their_own(tmp_path, monkeypatch):
         lines = [f"\n| {arm} " in text for text in (shared, alone)]
         assert lines == [arm not in table.once, arm in (*table.once, "multi")]
     assert "50.0 (50.0, 50.0)" in shared and "50.0 [25.0, 75.0]" in alone
+
+
+def test_a_table_grows_where_the_runs_of_earlier_seeds_are_gone(table, tmp_path):
+    _write_reports(table, 0)
+    table.write(range(1), "the first machine", [])
+    shutil.rmtree(tmp_path / "runs")
+    _write_reports(table, 1)
+
+    table.write(range(2), "the second", [])
+
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "seed 0: the first machine; 2026" in page
+    assert "seed 1: the second; 2026" in page and "50.0 (50.0, 50.0)" in page

@@ -15,6 +15,7 @@ from benchmarks.experiments.task_tables import carried, only, section
 
 TEACHER = "mae"
 _BENCHMARK = "configs/benchmark.flags"
+_KEPT = "benchmarks/experiments/reports"  # What tables are written from.
 _SUBJECT = "multi"  # Compared with every other arm.
 
 
@@ -44,19 +45,23 @@ class Compared(Folders):
         run(workdir, _BENCHMARK, "benchmark", *self.flags, *flags, *extra)
 
     def write(self, seeds: range, machine: str, extra: list[str]) -> None:
-        """Rewrites the section of this table in docs/results.md."""
-        reports = [self._report(seed) for seed in seeds]
-        found = [each["data"] for each in reports]
-        folders = [each for seed in seeds for each in sorted(self._folders(seed))]
+        """Rewrites the section of this table in docs/results.md.
+
+        Seeds without a run folder are read from the reports that an earlier call kept,
+        so that a table can grow seed by seed and on several machines.
+        """
+        kept = [self._kept(seed, machine) for seed in seeds]
+        found = [each["report"]["data"] for each in kept]
         command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
+        costs = "; ".join(f"seed {i}: {kept[i]['cost']}" for i in range(len(kept)))
         parts = [
-            f"Command: `{command}`. Machine: {machine}; {spent(folders)}. Seeds: "
-            f"{len(found)}. Settings: {_BENCHMARK}, benchmarks/experiments/tasks.py. "
-            "No run is left out.",
+            f"Command: `{command}`. Machine: {costs}. Seeds: {len(found)}. Settings: "
+            f"{_BENCHMARK}, benchmarks/experiments/tasks.py; full reports: {_KEPT}. No "
+            "run is left out.",
             self.beside,
         ]
         for data in found[0]:
-            radius = reports[0]["threat"]["epsilon"]
+            radius = kept[0]["report"]["threat"]["epsilon"]
             parts += self._of_data(data, [each[data] for each in found], radius)
         replace_section(ROOT / "docs" / "results.md", self.title, "\n\n".join(parts))
 
@@ -76,17 +81,23 @@ class Compared(Folders):
         if len(found[0]) > 1:
             title = f"## Made for one task, scored on all, on {name}"
             parts += [f"{title}, mean over the seeds", carried(found, always)]
-        for task in found[0] if self.once else ():
-            rows = [only(found[0][task], [_SUBJECT, *self.once])]
-            title = f"Seed 0 alone: {task} on {name}"
-            parts += section(title, rows, radius, _SUBJECT)
+        for task, part in found[0].items():
+            alone = [arm for arm in self.once if arm in part["encoders"]]
+            if alone:
+                rows = [only(part, [_SUBJECT, *alone])]
+                title = f"Seed 0 alone: {task} on {name}"
+                parts += section(title, rows, radius, _SUBJECT)
         return parts
 
-    def _folders(self, seed: int):
-        return self.workdir("benchmark", seed).parent.iterdir()
-
-    def _report(self, seed: int) -> dict:
-        path = self.workdir("benchmark", seed) / "benchmark" / "report.json"
+    def _kept(self, seed: int, machine: str) -> dict:
+        """Returns the kept report of a seed, renewed if its run folder is here."""
+        path = ROOT / _KEPT / f"{self.name}-{seed}.json"
+        folder = self.workdir("benchmark", seed)
+        if (folder / "benchmark" / "report.json").exists():
+            report = json.loads((folder / "benchmark" / "report.json").read_text())
+            cost = f"{machine}; {spent(sorted(folder.parent.iterdir()))}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"cost": cost, "report": report}) + "\n")
         return json.loads(path.read_text())
 
 
