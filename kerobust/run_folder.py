@@ -1,5 +1,6 @@
 """The run folder: whose it is, with which settings and on which machine it was made."""
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -15,6 +16,10 @@ import tensorflow as tf
 from kerobust.config import UserError
 from kerobust.experiment import ExperimentConfig
 
+if sys.platform != "win32":
+    import fcntl
+
+_LOCK = ".lock"  # File of the run folder; says who writes to it.
 _PACKAGES = ("kerobust", "tensorflow", "keras", "numpy", "tensorflow-datasets")
 # Settings that may change between two starts in one folder: they do not change what
 # has been trained. Evaluation keeps its own record of what it evaluated.
@@ -27,29 +32,58 @@ _FREE = (
 _BOUND = ("run.seed", "run.mixed_precision")
 
 
-def claim(config: ExperimentConfig, digest: str) -> pathlib.Path:
-    """Returns the run folder, made if needed, holding settings and environment.
+def claim(config: ExperimentConfig, digest: str) -> contextlib.ExitStack:
+    """Makes the run folder if needed and writes settings and environment there.
 
     Args:
         config: The experiment.
         digest: SHA-256 of the data.
 
+    Returns:
+        What keeps other processes out until it is closed, or this process ends.
+
     Raises:
-        UserError: If the folder cannot be written, or holds another experiment.
+        UserError: If the folder cannot be written, holds another experiment, or
+            another process works in it.
     """
     folder = pathlib.Path(config.run.workdir)
     flags = {**config.to_flags(), "data.digest": digest}
     _require_same(folder, flags)
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((folder / _LOCK).open("a+"))
+            _require_free(folder, lock)
+            _write(folder / "config.flags", _flag_lines(config))
+            about = json.dumps(environment(digest), indent=1)
+            _write(folder / "environment.json", about)
+        except OSError as error:
+            raise UserError(
+                f"`--run.workdir` must be a folder that can be written. Received: "
+                f"workdir={folder} ({error.strerror}). Choose another folder."
+            ) from error
+        return held.pop_all()
+
+
+def _require_free(folder: pathlib.Path, lock) -> None:
+    """Locks an open file and writes there who did, unless another process has it."""
+    if sys.platform == "win32":
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "config.flags", _flag_lines(config))
-        _write(folder / "environment.json", json.dumps(environment(digest), indent=1))
-    except OSError as error:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
         raise UserError(
-            f"`--run.workdir` must be a folder that can be written. Received: "
-            f"workdir={folder} ({error.strerror}). Choose another folder."
+            "`--run.workdir` must be a folder in which no other process works. "
+            f"Received: workdir={folder}, in use by {lock.read().strip()}. Wait until "
+            "it has ended, stop it (it saves, and the same command continues), or "
+            "choose another folder."
         ) from error
-    return folder
+    except OSError:  # A network file system without locks.
+        return
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}\n")
+    lock.flush()
 
 
 def identity(config: ExperimentConfig, digest: str) -> str:

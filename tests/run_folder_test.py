@@ -1,12 +1,15 @@
 """Tests of run folders: whose they are, over versions too."""
 
 import dataclasses
+import errno
+import os
 
 import pytest
 
+from kerobust import run_folder
 from kerobust.config import UserError
 from kerobust.experiment import ExperimentConfig
-from kerobust.run_folder import claim, identity
+from kerobust.run_folder import identity
 
 DATA = "0" * 64
 
@@ -20,6 +23,11 @@ def config_in(folder, **changes):
         for name, values in {"run": run, **changes}.items()
     }
     return dataclasses.replace(whole, **parts)
+
+
+def claim(config, digest):
+    """Claims a run folder and lets go of it at once."""
+    run_folder.claim(config, digest).close()
 
 
 def forget(folder, setting):
@@ -85,3 +93,24 @@ def test_the_identity_holds_what_is_chosen_and_the_data(tmp_path):
     assert identity(config_in(tmp_path, mimir={"steps": 3}), DATA) != usual
     assert identity(config_in(tmp_path, run={"seed": 1}), DATA) != usual
     assert identity(config_in(tmp_path), "1" * 64) != usual
+
+
+def test_a_folder_is_free_again_when_the_run_is_over(tmp_path):
+    with run_folder.claim(config_in(tmp_path), DATA):
+        before = (tmp_path / "environment.json").read_text()
+        with pytest.raises(UserError) as caught:  # An open file of its own.
+            run_folder.claim(config_in(tmp_path), DATA)
+
+    assert f"in use by process {os.getpid()} on " in str(caught.value)
+    assert (tmp_path / "environment.json").read_text() == before
+    claim(config_in(tmp_path), DATA)
+    assert len((tmp_path / ".lock").read_text().splitlines()) == 1
+
+
+def test_a_file_system_without_locks_stops_nobody(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with run_folder.claim(config_in(tmp_path), DATA):
+        claim(config_in(tmp_path), DATA)

@@ -1,8 +1,10 @@
 """The moment before the first stage: one run folder, the same run on every worker."""
 
+import contextlib
 import json
 import pathlib
 import secrets
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -19,12 +21,14 @@ _TOKEN = ".workers"  # File of the run folder.
 _LOCAL = ("data.dir", "data.download", "data.memory_gigabytes", "run.workdir")
 
 
-def join(experiment: Experiment) -> None:
-    """Claims the run folder and sees that all workers do the same in the same folder.
+@contextlib.contextmanager
+def joined(experiment: Experiment) -> Iterator[None]:
+    """Holds the run folder and sees that all workers do the same in the same folder.
 
     Raises:
-        UserError: On every worker, if the folder belongs to another experiment, the
-            workers have different settings or data, or one does not see the folder.
+        UserError: On every worker, if the folder belongs to another experiment or
+            another process works in it, the workers have different settings or data,
+            or one does not see the folder.
     """
     config, digest, own = experiment.config, experiment.source.digest, workers()
     other = own.differing(lambda: _everything(config, digest))
@@ -35,9 +39,15 @@ def join(experiment: Experiment) -> None:
             f"{other} than on worker 0. Start them with the same command; only "
             f"TF_CONFIG and {', '.join(f'--{name}' for name in _LOCAL)} may differ."
         )
-    own.by_chief(lambda: str(run_folder.claim(config, digest)))
-    if own.place.count > 1:
-        _require_shared(experiment)
+    with contextlib.ExitStack() as held:
+
+        def hold() -> None:
+            held.enter_context(run_folder.claim(config, digest))
+
+        own.by_chief(hold)
+        if own.place.count > 1:
+            _require_shared(experiment)
+        yield
 
 
 def _everything(config: ExperimentConfig, digest: str) -> str:

@@ -27,7 +27,7 @@ from kerobust.workflows.contenders import (
     require_fit,
 )
 from kerobust.workflows.evaluating import evaluate
-from kerobust.workflows.joining import join, left_alone
+from kerobust.workflows.joining import joined, left_alone
 from kerobust.workflows.perturbing import perturb
 from kerobust.workflows.preparing import Experiment, prepare
 from kerobust.workflows.pushing import push
@@ -80,7 +80,10 @@ def _run(config: ExperimentConfig, dry_run: bool) -> int:
     _require_images(experiment)
     _require_classifier(experiment)
     try:
-        return _estimate(experiment) if dry_run else _run_stages(experiment)
+        if dry_run:
+            return _estimate(experiment)
+        with joined(experiment):
+            return _run_stages(experiment)
     except tf.errors.UnavailableError as error:
         if distribute.workers().place.count == 1:  # A network file system, say.
             raise
@@ -97,7 +100,6 @@ def _run(config: ExperimentConfig, dry_run: bool) -> int:
 def _run_stages(experiment: Experiment) -> int:
     config, workers = experiment.config, distribute.workers()
     stages = config.run.stages
-    join(experiment)
     if "start" in stages:
         train_start(experiment)
     encoder = pretrain(experiment) if "pretrain" in stages else None

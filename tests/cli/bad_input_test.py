@@ -285,3 +285,19 @@ def _jpeg(path: pathlib.Path) -> None:
 def _snapshot(folder: pathlib.Path) -> dict[str, bytes]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {os.path.relpath(path, folder): path.read_bytes() for path in files}
+
+
+def test_a_folder_in_which_another_process_works_is_refused(
+    tmp_path, capsys, monkeypatch
+):
+    first, again = ["--run.seed=0", "--run.stages=pretrain"], []
+
+    def pretrain(experiment):
+        if not again:
+            again.append(run(tmp_path, capsys, *first))
+
+    monkeypatch.setattr(running, "pretrain", pretrain)
+
+    assert run(tmp_path, capsys, *first)[0] == 0
+    assert_refused(*again, "`--run.workdir`", f"process {os.getpid()}", "Wait until")
+    assert run(tmp_path, capsys, *first)[0] == 0
