@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
+from typing import TextIO
 
 import tensorflow as tf
 
@@ -65,7 +66,7 @@ def claim(config: ExperimentConfig, digest: str) -> contextlib.ExitStack:
         return held.pop_all()
 
 
-def _require_free(folder: pathlib.Path, lock) -> None:
+def _require_free(folder: pathlib.Path, lock: TextIO) -> None:
     """Locks an open file and writes there who did, unless another process has it."""
     if sys.platform == "win32":
         return
