@@ -127,3 +127,4 @@ def test_a_table_grows_where_the_runs_of_earlier_seeds_are_gone(table, tmp_path)
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "seed 0: the first machine; 2026" in page
     assert "seed 1: the second; 2026" in page and "50.0 (50.0, 50.0)" in page
+    assert "experiments tasks_scenes --seeds=2`" in page

@@ -52,12 +52,14 @@ class Compared(Folders):
         """
         kept = [self._kept(seed, machine) for seed in seeds]
         found = [each["data"] for each in kept]
-        command = " ".join(["python -m benchmarks.experiments", self.name, *extra])
-        costs = "; ".join(f"seed {i}: {kept[i]['cost']}" for i in range(len(kept)))
+        fewer = [] if len(seeds) == self.seeds else [f"--seeds={len(seeds)}"]
+        words = ["python -m benchmarks.experiments", self.name, *fewer, *extra]
+        pairs = zip(seeds, kept, strict=True)
+        costs = "; ".join(f"seed {seed}: {each['cost']}" for seed, each in pairs)
         parts = [
-            f"Command: `{command}`. Machine: {costs}. Seeds: {len(found)}. Settings: "
-            f"{_BENCHMARK}, benchmarks/experiments/tasks.py; full reports: {_KEPT}. No "
-            "run is left out.",
+            f"Command: `{' '.join(words)}`. Machine: {costs}. Seeds: {len(found)}. "
+            f"Settings: {_BENCHMARK}, benchmarks/experiments/tasks.py; full reports: "
+            f"{_KEPT}. No run is left out.",
             self.beside,
         ]
         for data in found[0]:
@@ -234,9 +236,8 @@ TASKS = {
         "3.08, 52.1 (in 36 gradients where the others made 42); whitened distances "
         "4.1, 3.42, 51.7. So the patches do it, the margin never binds here (at the "
         "end of training no image exceeds it), and whitening makes masks and depths "
-        "worse. "
-        "For classes patches alone were no better than `mae` under EmbedAttack. These "
-        "arms have not been run with the suites of today, `multi_heads` (attacks "
+        "worse. For classes patches alone were no better than `mae` under EmbedAttack. "
+        "These arms have not been run with the suites of today, `multi_heads` (attacks "
         "through heads on the teacher) not at all.",
         flags=_SHORT,
         once=(

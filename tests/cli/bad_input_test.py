@@ -276,17 +276,6 @@ def test_a_flag_file_must_exist_and_not_include_itself(tmp_path, capsys):
     assert_refused(run(tmp_path, capsys, f"--flagfile={loop}"), "--flagfile", "itself")
 
 
-def _jpeg(path: pathlib.Path) -> None:
-    seed = hash(path.name) % 1000
-    pixels = np.random.default_rng(seed).integers(0, 255, [12, 12, 3], np.uint8)
-    path.write_bytes(tf.io.encode_jpeg(pixels).numpy())
-
-
-def _snapshot(folder: pathlib.Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {os.path.relpath(path, folder): path.read_bytes() for path in files}
-
-
 def test_a_folder_in_which_another_process_works_is_refused(
     tmp_path, capsys, monkeypatch
 ):
@@ -301,3 +290,14 @@ def test_a_folder_in_which_another_process_works_is_refused(
     assert run(tmp_path, capsys, *first)[0] == 0
     assert_refused(*again, "`--run.workdir`", f"process {os.getpid()}", "Wait until")
     assert run(tmp_path, capsys, *first)[0] == 0
+
+
+def _jpeg(path: pathlib.Path) -> None:
+    seed = hash(path.name) % 1000
+    pixels = np.random.default_rng(seed).integers(0, 255, [12, 12, 3], np.uint8)
+    path.write_bytes(tf.io.encode_jpeg(pixels).numpy())
+
+
+def _snapshot(folder: pathlib.Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {os.path.relpath(path, folder): path.read_bytes() for path in files}
